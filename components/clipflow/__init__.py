@@ -1,0 +1,1 @@
+"""Pre-train CLIP-family models with language rewrites: five stages, two callers (DVC, Kubeflow)."""

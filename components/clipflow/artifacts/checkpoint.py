@@ -1,0 +1,41 @@
+"""`checkpoint`: a trained model that open_clip loads as is, and where it came from.
+
+    checkpoint/model.safetensors        the weights
+    checkpoint/open_clip_config.json    architecture and preprocessing, as open_clip's `local-dir:` reads
+    checkpoint/manifest.json            recipe, params, digests
+    checkpoint/history.parquet          step, loss, ...: what was logged while training
+    checkpoint/examples.parquet         a few training pairs: key, image (JPEG), caption, rewrites
+    checkpoint/provenance.json          git commit, image, input digests, MLflow run: the lineage key
+
+    model, _, preprocess = open_clip.create_model_and_transforms("local-dir:artifacts/checkpoint")
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from clipflow.artifacts import manifest
+from clipflow.errors import ArtifactError
+
+SCHEMA = "clipflow.checkpoint/1"
+WEIGHTS = "model.safetensors"
+CONFIG = "open_clip_config.json"
+HISTORY = "history.parquet"
+EXAMPLES = "examples.parquet"
+PROVENANCE = "provenance.json"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint. Raises ArtifactError if weights or config are missing."""
+    facts = manifest.read(folder, SCHEMA)
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise ArtifactError(f"{folder / name}: missing; make it again with 'clipflow pretrain'")
+    return facts
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """The lineage key that pretrain wrote: `mlflow_run_id`, `git_sha`, `inputs`, ..."""
+    return dict(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")))

@@ -1,0 +1,191 @@
+"""`pairs`: images with their captions, in webdataset shards that can also be read at random.
+
+    pairs/manifest.json     counts, what was left out and why, digests of the shards
+    pairs/00000.tar         <key>.jpg, <key>.txt, <key>.json per sample (the webdataset convention)
+    pairs/00000.parquet     key, caption, offset and size of the JPEG inside the tar
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipflow.artifacts import manifest
+from clipflow.errors import ArtifactError
+
+SCHEMA = "clipflow.pairs/1"
+INDEX = pa.schema(
+    [("key", pa.string()), ("caption", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
+)
+MAX_LISTED = 1000
+"""Left-out samples are all counted; at most this many per reason are listed by name."""
+
+
+def add_file(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Append one member without clock or owner; return the offset of its data in the tar."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    info.mode = 0o644
+    tar.addfile(info, io.BytesIO(data))
+    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return tar.offset - padded
+
+
+class Writer:
+    """Fills the folder of a `pairs` artifact. `close` writes the manifest; without it there is none."""
+
+    def __init__(self, folder: Path, samples_per_shard: int) -> None:
+        self.folder = folder
+        self.samples_per_shard = samples_per_shard
+        self.shards: list[dict[str, Any]] = []
+        self.left_out: dict[str, list[str]] = {}
+        self.num_left_out: Counter[str] = Counter()
+        self._keys: set[str] = set()
+        self._rows: list[tuple[str, str, int, int]] = []
+        self._tar: tarfile.TarFile | None = None
+
+    def add(self, key: str, jpeg: bytes, caption: str, facts: Mapping[str, Any]) -> None:
+        """Append one sample. `facts` (source, size in px, ...) become `<key>.json`."""
+        if key in self._keys:
+            self.leave_out("duplicate key", key)
+            return
+        self._keys.add(key)
+        if self._tar is None:
+            self._tar = tarfile.open(self._path("tar"), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        offset = add_file(self._tar, f"{key}.jpg", jpeg)
+        add_file(self._tar, f"{key}.txt", caption.encode())
+        add_file(self._tar, f"{key}.json", json.dumps(dict(facts), sort_keys=True).encode())
+        self._rows.append((key, caption, offset, len(jpeg)))
+        if len(self._rows) == self.samples_per_shard:
+            self._close_shard()
+
+    def leave_out(self, reason: str, name: str) -> None:
+        """Count and list a sample that can't be used."""
+        self.num_left_out[reason] += 1
+        names = self.left_out.setdefault(reason, [])
+        if len(names) < MAX_LISTED:
+            names.append(name)
+
+    def close(self, **facts: Any) -> None:
+        """Finish the last shard and write the manifest. Raises ArtifactError if nothing was added."""
+        self._close_shard()
+        if not self.shards:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(self.num_left_out.items()))
+            raise ArtifactError(
+                f"{self.folder.with_suffix('')}: no usable image-caption pair in the source"
+                f" ({reasons or 'it is empty'}); check the path and the captions"
+            )
+        manifest.write(
+            self.folder,
+            SCHEMA,
+            num_pairs=sum(shard["num_pairs"] for shard in self.shards),
+            shards=self.shards,
+            left_out={
+                reason: {"count": self.num_left_out[reason], "names": sorted(names)}
+                for reason, names in self.left_out.items()
+            },
+            **facts,
+        )
+
+    def _path(self, suffix: str) -> Path:
+        return self.folder / f"{len(self.shards):05d}.{suffix}"
+
+    def _close_shard(self) -> None:
+        if self._tar is None:
+            return
+        self._tar.close()
+        columns = [pa.array(column) for column in zip(*self._rows, strict=True)]
+        pq.write_table(pa.Table.from_arrays(columns, schema=INDEX), self._path("parquet"))
+        tar, index = self._path("tar"), self._path("parquet")
+        self.shards.append(
+            {
+                "url": tar.name,
+                "num_pairs": len(self._rows),
+                "sha256": manifest.file_digest(tar),
+                "index_sha256": manifest.file_digest(index),
+            }
+        )
+        self._rows, self._tar = [], None
+
+
+class Pairs:
+    """A `pairs` artifact, read at random. Picklable: each process opens the shards itself."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read manifest and indexes. Raises ArtifactError for the wrong kind or a truncated shard."""
+        self.folder = folder
+        self.manifest = manifest.read(folder, SCHEMA)
+        self.shards = [folder / shard["url"] for shard in self.manifest["shards"]]
+        tables = []
+        for number, (shard, tar) in enumerate(zip(self.manifest["shards"], self.shards, strict=True)):
+            table = _index(tar, shard["num_pairs"])
+            end = table["offset"][-1].as_py() + table["size"][-1].as_py()
+            if not tar.is_file() or tar.stat().st_size < end:
+                size = tar.stat().st_size if tar.is_file() else 0
+                raise ArtifactError(
+                    f"{tar}: truncated, expected at least {end} bytes, found {size}; "
+                    "make it again with 'clipflow ingest'"
+                )
+            tables.append(table.append_column("shard", pa.repeat(number, len(table))))
+        self.table = pa.concat_tables(tables).combine_chunks()
+        self._files: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    @property
+    def keys(self) -> list[str]:
+        """Every sample's key, in shard order."""
+        return list(self.table["key"].to_pylist())
+
+    @property
+    def captions(self) -> list[str]:
+        """Every sample's own caption, in shard order."""
+        return list(self.table["caption"].to_pylist())
+
+    def caption(self, row: int) -> str:
+        """The caption of one sample."""
+        return str(self.table["caption"][row].as_py())
+
+    def image(self, row: int) -> bytes:
+        """The JPEG bytes of one sample."""
+        shard = self.table["shard"][row].as_py()
+        if shard not in self._files:
+            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
+        size, offset = self.table["size"][row].as_py(), self.table["offset"][row].as_py()
+        return os.pread(self._files[shard], size, offset)
+
+    def by_shard(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """`(name, keys, captions)` of each shard."""
+        for shard, tar in zip(self.manifest["shards"], self.shards, strict=True):
+            table = _index(tar, shard["num_pairs"])
+            yield tar.stem, table["key"].to_pylist(), table["caption"].to_pylist()
+
+
+def _index(tar: Path, num_pairs: int) -> pa.Table:
+    path = tar.with_suffix(".parquet")
+    try:
+        table = pq.read_table(path, schema=INDEX)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(
+            f"{path}: missing or damaged index ({type(error).__name__}); "
+            "make it again with 'clipflow ingest'"
+        ) from None
+    if len(table) != num_pairs:
+        raise ArtifactError(
+            f"{path}: expected {num_pairs} rows as in the manifest, found {len(table)}; "
+            "make it again with 'clipflow ingest'"
+        )
+    return table

@@ -1,0 +1,1 @@
+"""evaluate: `checkpoint` on `benchmarks` -> `report` with metrics and pictures."""

@@ -1,0 +1,43 @@
+"""Logging: one line per event, with the stage's name; on ranks other than 0 only warnings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def is_main_process() -> bool:
+    """True on rank 0 and in any single-process run."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def setup(stage: str) -> None:
+    """Log INFO to standard error as `stage | message`; other ranks keep to warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"{stage:<8} | %(message)s"))
+    logger = logging.getLogger("clipflow")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
+
+
+def progress(items: Iterable[T], *, total: int | None, what: str, unit: str = "it") -> tqdm[T]:
+    """A progress bar on standard error: full on a terminal, a line every 10 s elsewhere."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        items,
+        total=total,
+        desc=what,
+        unit=unit,
+        dynamic_ncols=terminal,
+        mininterval=0.2 if terminal else 10.0,
+        disable=not is_main_process(),
+        leave=terminal,
+    )

@@ -1,0 +1,1 @@
+"""pretrain: `pairs` and `rewrites` -> `checkpoint`, by the selected recipe."""

@@ -1,0 +1,34 @@
+"""Recipes: pre-training methods. One file per method; the file's name is its name.
+
+A recipe's fields are its keys under `recipes:` in params.yaml. Its methods are the ways in which
+methods differ: what one pair becomes in the loader, and what is minimised.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from clipflow.catalogue import Catalogue, Choice
+
+if TYPE_CHECKING:
+    import random
+
+    from torch import nn
+
+    from clipflow.model.towers import Towers
+
+
+class Recipe(Choice):
+    """One pre-training method."""
+
+    @abstractmethod
+    def texts(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:
+        """The texts that one pair shows in this step: always the same number, whatever the pair has."""
+
+    @abstractmethod
+    def objective(self, towers: Towers) -> nn.Module:
+        """Towers and loss in one module: `(images, texts) -> {"loss": scalar, ...}`."""
+
+
+CATALOGUE = Catalogue(__name__)

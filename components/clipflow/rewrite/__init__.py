@@ -1,0 +1,1 @@
+"""rewrite: `pairs` -> `rewrites`, several other ways to say each caption."""

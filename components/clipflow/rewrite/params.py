@@ -1,0 +1,21 @@
+"""Parameters of the rewrite stage: `rewrite:` in params.yaml, with the selected entry of `generators:`."""
+
+from __future__ import annotations
+
+from pydantic import Field, SerializeAsAny
+
+from clipflow.catalogue import Section
+from clipflow.rewrite.generators import Generator
+
+
+class Params(Section):
+    """How many rewrites to make of each caption, by what, and what is accepted."""
+
+    generator: SerializeAsAny[Generator]
+    """Which entry of `generators:` writes."""
+    num_rewrites: int = Field(ge=0)
+    """Rewrites per caption. The LaCLIP paper uses 4, one per source of meta-pairs."""
+    seed: int = Field(ge=0)
+    """Seed of meta-pair draws and of sampling."""
+    max_words: int = Field(ge=2)
+    """Candidates with more words are rejected."""
