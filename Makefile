@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup demo test lint ui lock bench-science clean
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: .venv/ready  ## the environment in .venv, from requirements.lock
+.venv/ready: requirements.lock pyproject.toml
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(CURDIR)/.venv .venv/bin/python -m uv pip sync --quiet requirements.lock
+	# ours last: its `kfp` command takes the place of the stock one
+	VIRTUAL_ENV=$(CURDIR)/.venv .venv/bin/python -m uv pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: setup  ## the main job: all five stages on the embedded data, then what happened
+	dvc repro
+	clipflow summary
+
+test: setup lint  ## the whole suite, lint and types
+	pytest
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: setup  ## the MLflow UI over the local runs
+	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db --artifacts-destination artifacts/mlflow
+
+bench-science: setup  ## CLIP, LaCLIP, LaCLIP-MT and shuffled rewrites over five paired seeds
+	python tests/benchmarks/science.py
+
+lock: setup  ## requirements.lock from pyproject.toml
+	uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --output-file requirements.lock
+
+clean:  ## forget every output and run of this checkout
+	rm -rf artifacts mlflow.db dvc.lock
