@@ -85,6 +85,26 @@ def register(
     _run("register", params, checkpoint=checkpoint, report=report, registration=registration)
 
 
+@app.command()
+def summary(
+    checkpoint: Checkpoint = ROOT / "checkpoint",
+    report: Report = ROOT / "report",
+    registration: Registration = ROOT / "registration",
+) -> None:
+    """Print what the latest run came to, what was registered and why, and where to look."""
+    from clipflow.summary import describe
+
+    typer.echo(describe(checkpoint, report, registration))
+
+
+@app.command(name="params")
+def check_params(params_file: ParamsFile = PARAMS) -> None:
+    """Check a params file, and print what each key means."""
+    from clipflow.reference import describe
+
+    typer.echo(describe(params_file))
+
+
 def _run(stage: str, params_file: Path, **artifacts: Path) -> None:
     log.setup(stage)
     run: Callable[..., None] = importlib.import_module(f"clipflow.{stage}.stage").run

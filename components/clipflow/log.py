@@ -29,7 +29,7 @@ def setup(stage: str) -> None:
 
 
 def progress(items: Iterable[T], *, total: int | None, what: str, unit: str = "it") -> tqdm[T]:
-    """A progress bar on standard error: full on a terminal, a line every 10 s elsewhere."""
+    """A progress bar on standard error; where that is no terminal, a line every 10 s of long work."""
     terminal = sys.stderr.isatty()
     return tqdm(
         items,
@@ -39,5 +39,6 @@ def progress(items: Iterable[T], *, total: int | None, what: str, unit: str = "i
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 10.0,
         disable=not is_main_process(),
-        leave=terminal,
+        leave=False,
+        delay=0.0 if terminal else 10.0,
     )

@@ -51,7 +51,9 @@ class Writer:
         if synonyms is not None:
             _write_lines(folder / SYNONYMS, [", ".join(names) for names in synonyms])
         counts = {
-            split: _write_split(folder / split, (({"jpg": i, "cls": str(y).encode()}) for i, y in rows))
+            split: _write_split(
+                folder / split, (({"jpg": i, "cls": str(y).encode()}) for i, y in rows)
+            )
             for split, rows in splits.items()
         }
         self._register(task, "classification", counts, num_classes=len(classnames))
@@ -59,7 +61,9 @@ class Writer:
     def add_retrieval(self, task: str, rows: Iterable[tuple[bytes, Sequence[str]]]) -> None:
         """Write an image-text retrieval task: `(jpeg, captions)` per sample."""
         samples = ({"jpg": i, "txt": "\n".join(texts).encode()} for i, texts in rows)
-        self._register(task, "retrieval", {"test": _write_split(self.folder / task / "test", samples)})
+        self._register(
+            task, "retrieval", {"test": _write_split(self.folder / task / "test", samples)}
+        )
 
     def close(self, **facts: Any) -> None:
         """Write the manifest."""
@@ -78,6 +82,8 @@ class Task:
     name: str
     kind: str
     folder: Path
+    num_samples: dict[str, int]
+    """How many samples the manifest promises, by split."""
 
     @property
     def classnames(self) -> list[str]:
@@ -102,6 +108,7 @@ class Task:
 
     def samples(self, split: str) -> Iterator[tuple[bytes, bytes]]:
         """`(jpeg, label or captions)` of each sample, as bytes. Raises ArtifactError for a damaged tar."""
+        count = 0
         shards = int((self.folder / split / "nshards.txt").read_text())
         for shard in range(shards):
             path = self.folder / split / f"{shard}.tar"
@@ -114,17 +121,26 @@ class Task:
                         if member.name.endswith(".jpg"):
                             image = data
                         else:
+                            count += 1
                             yield image, data
             except (OSError, tarfile.TarError) as error:
                 raise ArtifactError(
                     f"{path}: missing, truncated or no tar ({error}); make it again with 'clipflow ingest'"
                 ) from None
+        if count != self.num_samples[split]:
+            raise ArtifactError(
+                f"{self.folder / split}: expected {self.num_samples[split]} samples as in the manifest,"
+                f" found {count}; make it again with 'clipflow ingest'"
+            )
 
 
 def read(folder: Path) -> list[Task]:
     """The tasks of a `benchmarks` artifact, sorted by name. Raises ArtifactError for another kind."""
     facts = manifest.read(folder, SCHEMA)
-    return [Task(name, task["kind"], folder / name) for name, task in sorted(facts["tasks"].items())]
+    return [
+        Task(name, task["kind"], folder / name, task["num_samples"])
+        for name, task in sorted(facts["tasks"].items())
+    ]
 
 
 def _write_split(folder: Path, samples: Iterable[dict[str, bytes]]) -> int:
@@ -132,7 +148,7 @@ def _write_split(folder: Path, samples: Iterable[dict[str, bytes]]) -> int:
     (folder / "nshards.txt").write_text("1\n")
     count = 0
     with tarfile.open(folder / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for count, sample in enumerate(samples, start=1):  # noqa: B007
+        for count, sample in enumerate(samples, start=1):
             for suffix, data in sample.items():
                 add_file(tar, f"s{count - 1:07d}.{suffix}", data)
     return count

@@ -1,13 +1,13 @@
 """`checkpoint`: a trained model that open_clip loads as is, and where it came from.
 
-    checkpoint/model.safetensors        the weights
-    checkpoint/open_clip_config.json    architecture and preprocessing, as open_clip's `local-dir:` reads
-    checkpoint/manifest.json            recipe, params, digests
-    checkpoint/history.parquet          step, loss, ...: what was logged while training
-    checkpoint/examples.parquet         a few training pairs: key, image (JPEG), caption, rewrites
-    checkpoint/provenance.json          git commit, image, input digests, MLflow run: the lineage key
+checkpoint/model.safetensors        the weights
+checkpoint/open_clip_config.json    architecture and preprocessing, as open_clip's `local-dir:` reads
+checkpoint/manifest.json            recipe, params, digests
+checkpoint/history.parquet          step, loss, ...: what was logged while training
+checkpoint/examples.parquet         a few training pairs: key, image (JPEG), caption, rewrites
+checkpoint/provenance.json          git commit, image, input digests, MLflow run: the lineage key
 
-    model, _, preprocess = open_clip.create_model_and_transforms("local-dir:artifacts/checkpoint")
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:artifacts/checkpoint")
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +62,9 @@ def read(folder: Path, schema: str) -> dict[str, Any]:
         what = "no manifest.json there" if folder.exists() else "no such folder"
         raise ArtifactError(f"{folder}: expected {schema}, {what}; {advice}") from None
     except (ValueError, KeyError, TypeError):
-        raise ArtifactError(f"{path}: damaged, not a manifest; make it again with {advice}") from None
+        raise ArtifactError(
+            f"{path}: damaged, not a manifest; make it again with {advice}"
+        ) from None
     if found != schema:
         raise ArtifactError(f"{folder}: expected {schema}, found {found}; {advice}")
     return dict(manifest)
@@ -84,4 +85,4 @@ def write_json(path: Path, value: Any) -> None:
     """Write sorted, indented JSON with a final newline, aside first and then renamed into place."""
     aside = path.with_name(path.name + ".partial")
     aside.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    aside.replace(path)

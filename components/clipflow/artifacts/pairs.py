@@ -1,8 +1,8 @@
 """`pairs`: images with their captions, in webdataset shards that can also be read at random.
 
-    pairs/manifest.json     counts, what was left out and why, digests of the shards
-    pairs/00000.tar         <key>.jpg, <key>.txt, <key>.json per sample (the webdataset convention)
-    pairs/00000.parquet     key, caption, offset and size of the JPEG inside the tar
+pairs/manifest.json     counts, what was left out and why, digests of the shards
+pairs/00000.tar         <key>.jpg, <key>.txt, <key>.json per sample (the webdataset convention)
+pairs/00000.parquet     key, caption, offset and size of the JPEG inside the tar
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Writer:
         if not self.shards:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(self.num_left_out.items()))
             raise ArtifactError(
-                f"{self.folder.with_suffix('')}: no usable image-caption pair in the source"
-                f" ({reasons or 'it is empty'}); check the path and the captions"
+                "no usable image-caption pair in the source:"
+                f" {reasons or 'it is empty'}; check ingest.data and the captions"
             )
         manifest.write(
             self.folder,
@@ -126,7 +126,9 @@ class Pairs:
         self.manifest = manifest.read(folder, SCHEMA)
         self.shards = [folder / shard["url"] for shard in self.manifest["shards"]]
         tables = []
-        for number, (shard, tar) in enumerate(zip(self.manifest["shards"], self.shards, strict=True)):
+        for number, (shard, tar) in enumerate(
+            zip(self.manifest["shards"], self.shards, strict=True)
+        ):
             table = _index(tar, shard["num_pairs"])
             end = table["offset"][-1].as_py() + table["size"][-1].as_py()
             if not tar.is_file() or tar.stat().st_size < end:

@@ -1,7 +1,7 @@
 """`registration`: which model version a report became, under which aliases, and why.
 
-    registration/registration.json  model, version, aliases, accepted, reasons
-    registration/manifest.json
+registration/registration.json  model, version, aliases, accepted, reasons
+registration/manifest.json
 """
 
 from __future__ import annotations

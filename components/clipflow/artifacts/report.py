@@ -1,9 +1,9 @@
 """`report`: what a checkpoint can do, for machines and for people.
 
-    report/metrics.json      flat, fractions in [0, 1]: `zero_shot/<task>/top1`, `retrieval/<task>/...`
-    report/report.html       self-contained page with pictures
-    report/tables/*.parquet  what the pictures show: confusion matrices, per-class accuracy
-    report/manifest.json
+report/metrics.json      flat, fractions in [0, 1]: `zero_shot/<task>/top1`, `retrieval/<task>/...`
+report/report.html       self-contained page with pictures
+report/tables/           what the pictures show: see evaluate/tables.py
+report/manifest.json
 """
 
 from __future__ import annotations

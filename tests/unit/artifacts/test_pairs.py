@@ -1,0 +1,88 @@
+"""Shards that any webdataset reader reads, and that can be read at random."""
+
+from __future__ import annotations
+
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from clipflow.artifacts import manifest, rewrites
+from clipflow.artifacts.pairs import Pairs, Writer
+from clipflow.errors import ArtifactError
+from fakes.artifacts import jpeg, make_pairs, make_rewrites
+
+CAPTIONS = {f"k{n}": f"caption {n}" for n in range(7)}
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return make_pairs(tmp_path / "pairs", CAPTIONS, samples_per_shard=3)
+
+
+def test_random_access_equals_the_tar(pairs: Path) -> None:
+    read = Pairs(pairs)
+    assert len(read) == 7
+    assert dict(zip(read.keys, read.captions, strict=True)) == CAPTIONS
+    for row in (6, 0, 3):
+        with tarfile.open(pairs / f"{row // 3:05d}.tar") as tar:
+            member = tar.extractfile(f"k{row}.jpg")
+            assert member
+            assert member.read() == read.image(row)
+
+
+def test_readers_travel_to_workers(pairs: Path) -> None:
+    read = Pairs(pairs)
+    first = read.image(0)
+    assert pickle.loads(pickle.dumps(read)).image(0) == first
+
+
+def test_equal_input_gives_equal_bytes(tmp_path: Path, pairs: Path) -> None:
+    again = make_pairs(tmp_path / "again", CAPTIONS, samples_per_shard=3)
+    assert manifest.digest(pairs) == manifest.digest(again)
+    assert (pairs / "00001.tar").read_bytes() == (again / "00001.tar").read_bytes()
+
+
+def test_truncated_shard_is_refused(pairs: Path) -> None:
+    shard = pairs / "00001.tar"
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match=r"00001\.tar: truncated, expected at least"):
+        Pairs(pairs)
+
+
+def test_damaged_index_is_refused(pairs: Path) -> None:
+    (pairs / "00000.parquet").write_bytes(b"nonsense")
+    with pytest.raises(ArtifactError, match=r"00000\.parquet: missing or damaged index"):
+        Pairs(pairs)
+
+
+def test_duplicate_keys_are_counted(tmp_path: Path) -> None:
+    with manifest.complete_or_absent(tmp_path / "p") as folder:
+        writer = Writer(folder, 10)
+        for _ in range(2):
+            writer.add("same", jpeg(), "text", {})
+        writer.close()
+    left_out = Pairs(tmp_path / "p").manifest["left_out"]
+    assert left_out == {"duplicate key": {"count": 1, "names": ["same"]}}
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, 10)
+    writer.leave_out("unreadable image", "a.jpg")
+    with pytest.raises(ArtifactError, match=r"no usable image-caption pair .*: 1 unreadable image"):
+        writer.close()
+
+
+def test_rewrites_join_by_key_whatever_the_order(tmp_path: Path, pairs: Path) -> None:
+    texts = {key: [f"{key} a", f"{key} b"] for key in reversed(CAPTIONS)}
+    aligned = rewrites.align(make_rewrites(tmp_path / "r", pairs, texts), Pairs(pairs))
+    for row, key in enumerate(Pairs(pairs).keys):
+        assert aligned[row].as_py() == texts[key]
+
+
+def test_rewrites_of_other_pairs_are_refused(tmp_path: Path, pairs: Path) -> None:
+    others = make_pairs(tmp_path / "others", {f"x{n}": "text" for n in range(7)})
+    made = make_rewrites(tmp_path / "r", others, {})
+    with pytest.raises(ArtifactError, match="7 of 7 pairs have no row, the first of them 'k0'"):
+        rewrites.align(made, Pairs(pairs))
