@@ -1,0 +1,92 @@
+"""Existing tar shards, good and bad."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from clipflow.artifacts import benchmarks
+from clipflow.artifacts.pairs import Pairs
+from clipflow.errors import ArtifactError
+from clipflow.ingest import stage
+from fakes.artifacts import jpeg
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def ingest(tmp_path: Path, values: dict[str, Any], stage_params: Any) -> Any:
+    def run(data: Path, test_share: float = 0.0) -> tuple[Pairs, list[benchmarks.Task]]:
+        values["sources"]["webdataset"]["test_share"] = test_share
+        out = {"pairs": tmp_path / "pairs", "benchmarks": tmp_path / "benchmarks"}
+        stage.run(stage_params("ingest", source="webdataset", data=str(data)), **out)
+        return Pairs(out["pairs"]), benchmarks.read(out["benchmarks"])
+
+    return run
+
+
+def test_captions_from_txt_or_json_and_images_of_any_kind(tmp_path: Path, ingest: Any) -> None:
+    grey = io.BytesIO()
+    Image.new("L", (9, 9), 3).save(grey, "PNG")
+    (tmp_path / "d").mkdir()
+    write_shard(tmp_path / "d/0.tar", {"a.jpg": jpeg(), "a.txt": b" red ", "b.png": grey.getvalue(),
+                                       "b.json": json.dumps({"caption": "grey"}).encode()})  # fmt: skip
+    write_shard(tmp_path / "d/1.tar", {"c.txt": b"no image", "d.jpg": jpeg(), "e.jpg": b"junk",
+                                       "e.txt": b"junk", "a.jpg": jpeg(), "a.txt": b"again"})  # fmt: skip
+    pairs, _ = ingest(tmp_path / "d")
+    assert dict(zip(pairs.keys, pairs.captions, strict=True)) == {"a": "red", "b": "grey"}
+    left_out = {reason: listed["names"] for reason, listed in pairs.manifest["left_out"].items()}
+    assert left_out == {
+        "sample without image": ["1.tar/c"],
+        "empty caption": ["1.tar/d"],
+        "unreadable image": ["1.tar/e"],
+        "duplicate key": ["a"],
+    }
+
+
+@pytest.mark.parametrize("cut", [700, 30_000])
+def test_a_truncated_shard_gives_what_is_whole(tmp_path: Path, ingest: Any, cut: int) -> None:
+    members = {f"{n:03d}.{s}": d for n in range(40) for s, d in (("jpg", jpeg()), ("txt", b"a b"))}
+    write_shard(tmp_path / "good.tar", members)
+    write_shard(tmp_path / "short.tar", {f"s{name}": data for name, data in members.items()})
+    short = tmp_path / "short.tar"
+    short.write_bytes(short.read_bytes()[:cut])
+    pairs, _ = ingest(tmp_path)
+    assert 40 <= len(pairs) < 80
+    listed = pairs.manifest["left_out"]["truncated or damaged shard"]
+    assert listed == {"count": 1, "names": ["short.tar"]}
+
+
+def test_a_held_out_share_becomes_retrieval(tmp_path: Path, ingest: Any) -> None:
+    (tmp_path / "d").mkdir()
+    members = {f"{n}.{s}": d for n in range(80) for s, d in (("jpg", jpeg()), ("txt", b"a b"))}
+    write_shard(tmp_path / "d/0.tar", members)
+    pairs, (task,) = ingest(tmp_path / "d", test_share=0.25)
+    assert 5 < task.num_samples["test"] < 40
+    assert len(pairs) + task.num_samples["test"] == 80
+
+
+def test_what_we_wrote_can_be_ingested_again(tmp_path: Path, ingest: Any) -> None:
+    from fakes.artifacts import make_pairs
+
+    made = make_pairs(tmp_path / "d", {f"k{n}": f"caption {n}" for n in range(6)})
+    again, _ = ingest(made)
+    assert again.captions == Pairs(made).captions
+
+
+def test_no_shards(tmp_path: Path, ingest: Any) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(ArtifactError, match=r"expected \*\.tar shards, found none"):
+        ingest(tmp_path / "d")
