@@ -1,4 +1,4 @@
-"""Parameters of the rewrite stage: `rewrite:` in params.yaml, with the selected entry of `generators:`."""
+"""Parameters of the rewrite stage: `rewrite:` in params.yaml, with the selected generator."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from clipflow.catalogue import Catalogue, Choice
 
 @dataclass(frozen=True)
 class Request:
-    """One caption to rewrite `num_rewrites` times. `seed` is fixed by params, key and nothing else."""
+    """One caption to rewrite `num_rewrites` times. `seed` depends on params and key alone."""
 
     key: str
     caption: str

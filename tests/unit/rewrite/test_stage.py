@@ -1,0 +1,132 @@
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clipflow.artifacts import manifest
+from clipflow.artifacts import rewrites as artifact
+from clipflow.artifacts.pairs import Pairs
+from clipflow.errors import ArtifactError, GeneratorError
+from clipflow.rewrite import stage
+from clipflow.rewrite.generators import Generator, Proposal, Request
+from clipflow.rewrite.params import Params
+
+MakePairs = Callable[[dict[str, str]], Path]
+CAPTIONS = {"k1": "a dog", "k0": "a cat", "k2": "a very old boat"}
+
+
+class Fake(Generator):
+    """Proposes `<caption> <i>` and, as the last, the caption itself; stops where it is told to."""
+
+    stop_after: int = 99
+    error: bool = False
+
+    def propose(self, requests: Iterable[Request]) -> Iterator[list[Proposal]]:
+        for number, request in enumerate(requests):
+            if number == self.stop_after:
+                if self.error:
+                    raise GeneratorError("the server is gone")
+                return
+            texts = [f"{request.caption} {i}" for i in range(request.num_rewrites - 1)]
+            yield [Proposal(text, "fake") for text in [*texts, request.caption.upper()]]
+
+
+def params(num_rewrites: int = 3, seed: int = 0, **fake: int) -> Params:
+    generator = Fake(name="fake", **fake)
+    return Params(generator=generator, num_rewrites=num_rewrites, seed=seed, max_words=4)
+
+
+def test_every_pair_gets_its_accepted_rewrites(make_pairs: MakePairs, tmp_path: Path) -> None:
+    pairs, out = make_pairs(CAPTIONS), tmp_path / "rewrites"
+    stage.run(params(), pairs=pairs, rewrites=out)
+    rows = artifact.align(out, Pairs(pairs)).to_pylist()
+    assert rows == [["a dog 0", "a dog 1"], ["a cat 0", "a cat 1"], []]
+    table = artifact.read(out).to_pylist()
+    assert [row["key"] for row in table] == ["k1", "k0", "k2"]
+    assert table[2]["provenance"] == [
+        {"text": "a very old boat 0", "source": "fake", "outcome": "too long"},
+        {"text": "a very old boat 1", "source": "fake", "outcome": "too long"},
+        {"text": "A VERY OLD BOAT", "source": "fake", "outcome": "copy"},
+    ]
+    facts = manifest.read(out, artifact.SCHEMA)
+    assert facts["outcomes"] == {"accepted": 4, "copy": 3, "too long": 2}
+    assert (facts["num_pairs"], facts["num_without_rewrite"]) == (3, 1)
+    assert facts["generator"]["name"] == "fake"
+    assert [shard["num_pairs"] for shard in facts["shards"]] == [2, 1]
+    assert facts["pairs"] == manifest.digest(pairs)
+
+
+def test_two_runs_write_equal_bytes(make_pairs: MakePairs, tmp_path: Path) -> None:
+    pairs = make_pairs(CAPTIONS)
+    for name in ("one", "two"):
+        stage.run(params(), pairs=pairs, rewrites=tmp_path / name)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_seeds_depend_on_key_and_seed_alone() -> None:
+    assert stage.seed_of(0, "a") == stage.seed_of(0, "a")
+    seeds = {stage.seed_of(seed, key) for seed in range(10) for key in ("a", "b", "1/a", "0")}
+    assert len(seeds) == 40
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_no_rewrites_wanted(make_pairs: MakePairs, tmp_path: Path) -> None:
+    pairs = make_pairs(CAPTIONS)
+    generator = {"synonym": 0.5, "relation": 0.5, "count": 0.5, "order": 0.5, "frame": 0.5}
+    from clipflow.rewrite.generators.grammar import Grammar
+
+    no = Params(
+        generator=Grammar(name="grammar", common_weight=3, **generator),
+        num_rewrites=0,
+        seed=0,
+        max_words=9,
+    )
+    stage.run(no, pairs=pairs, rewrites=tmp_path / "rewrites")
+    assert artifact.align(tmp_path / "rewrites", Pairs(pairs)).to_pylist() == [[], [], []]
+
+
+@pytest.mark.parametrize(("error", "message"), [(True, "server is gone"), (False, "pair 'k2'")])
+def test_an_interrupted_run_leaves_no_artifact(
+    make_pairs: MakePairs, tmp_path: Path, error: bool, message: str
+) -> None:
+    out = tmp_path / "rewrites"
+    broken = params(stop_after=2, error=error)
+    with pytest.raises(GeneratorError, match=message):
+        stage.run(broken, pairs=make_pairs(CAPTIONS), rewrites=out)
+    assert not out.exists()
+    with pytest.raises(ArtifactError):
+        artifact.read(out)
+
+
+def test_an_interrupted_run_keeps_the_artifact_of_the_run_before(
+    make_pairs: MakePairs, tmp_path: Path
+) -> None:
+    pairs, out = make_pairs(CAPTIONS), tmp_path / "rewrites"
+    stage.run(params(), pairs=pairs, rewrites=out)
+    before = manifest.digest(out)
+    with pytest.raises(GeneratorError):
+        stage.run(params(seed=1, stop_after=0), pairs=pairs, rewrites=out)
+    assert manifest.digest(out) == before
+
+
+def test_refuses_another_kind_of_artifact(tmp_path: Path) -> None:
+    wrong = tmp_path / "report"
+    wrong.mkdir()
+    (wrong / "manifest.json").write_text(json.dumps({"schema": "clipflow.report/1"}))
+    with pytest.raises(ArtifactError, match=r"expected clipflow\.pairs/1, found"):
+        stage.run(params(), pairs=wrong, rewrites=tmp_path / "rewrites")
+    assert not (tmp_path / "rewrites").exists()
+
+
+def test_first_and_last_line_of_the_log(
+    make_pairs: MakePairs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="clipflow"):
+        stage.run(params(), pairs=make_pairs(CAPTIONS), rewrites=tmp_path / "rewrites")
+    first, last = caplog.messages[0], caplog.messages[-1]
+    assert first.startswith("generator fake, 3 rewrites of each of 3 captions")
+    assert "accepted 4 of 9 candidates (44.4%), rejected 3 copy, 2 too long" in last
+    assert "1 of 3 captions fall back" in last
