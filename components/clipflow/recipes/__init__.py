@@ -9,6 +9,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from clipflow.catalogue import Catalogue, Choice
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 class Recipe(Choice):
     """One pre-training method."""
+
+    temperature_init: float = Field(gt=0)
+    """Temperature of the first step; the logit scale starts at its inverse. CLIP uses 0.07."""
 
     @abstractmethod
     def texts(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:

@@ -1,0 +1,1 @@
+"""Mathematics: towers and contrastive losses. No files, no tracking."""

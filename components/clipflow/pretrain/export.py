@@ -1,0 +1,72 @@
+"""Writing a checkpoint: weights and config as open_clip reads them, and what they came from."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+
+from clipflow.artifacts import checkpoint, manifest
+from clipflow.artifacts.pairs import Pairs
+from clipflow.model.towers import Towers
+from clipflow.pretrain.params import Params
+from clipflow.pretrain.resume import State
+
+NUM_EXAMPLES = 12
+
+
+def write(
+    folder: Path,
+    params: Params,
+    towers: Towers,
+    pairs: Pairs,
+    rewrites: pa.ListArray,
+    state: State,
+    lineage: dict[str, str],
+) -> None:
+    """Fill the folder of a `checkpoint` artifact."""
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in towers.clip.state_dict().items()
+    }
+    safetensors.torch.save_file(weights, folder / checkpoint.WEIGHTS)
+    manifest.write_json(folder / checkpoint.CONFIG, towers.config)
+    if hasattr(towers.tokenizer, "tokenizer") and hasattr(
+        towers.tokenizer.tokenizer, "save_pretrained"
+    ):
+        towers.tokenizer.tokenizer.save_pretrained(folder)
+    pq.write_table(pa.Table.from_pylist(state.history), folder / checkpoint.HISTORY)
+    pq.write_table(_examples(pairs, rewrites, params.seed), folder / checkpoint.EXAMPLES)
+    manifest.write_json(
+        folder / checkpoint.PROVENANCE, {**lineage, "mlflow_run_id": state.mlflow_run_id}
+    )
+    manifest.write(
+        folder,
+        checkpoint.SCHEMA,
+        recipe=params.recipe.name,
+        architecture=params.architecture,
+        params=params.model_dump(mode="json"),
+        inputs={
+            name: digest
+            for name, digest in lineage.items()
+            if name.endswith("_digest") and name != "image_digest"
+        },
+        sha256={
+            name: manifest.file_digest(folder / name)
+            for name in (checkpoint.WEIGHTS, checkpoint.CONFIG)
+        },
+    )
+
+
+def _examples(pairs: Pairs, rewrites: pa.ListArray, seed: int) -> pa.Table:
+    rows = random.Random(seed).sample(range(len(pairs)), min(NUM_EXAMPLES, len(pairs)))
+    return pa.table(
+        {
+            "key": [pairs.keys[row] for row in rows],
+            "image": [pairs.image(row) for row in rows],
+            "caption": [pairs.caption(row) for row in rows],
+            "rewrites": pa.array([rewrites[row].as_py() for row in rows], pa.list_(pa.string())),
+        }
+    )

@@ -1,0 +1,29 @@
+"""CLIP: each image against its own caption.
+
+Symmetric InfoNCE over the global batch with a learned temperature.
+
+Source: Radford et al. 2021, *Learning Transferable Visual Models From Natural Language Supervision*
+(arXiv:2103.00020), section 2.3.
+"""
+
+from __future__ import annotations
+
+import random
+
+from torch import nn
+
+from clipflow.model.contrastive import Contrastive
+from clipflow.model.towers import Towers
+from clipflow.recipes import Recipe
+
+
+class Clip(Recipe):
+    """The baseline: rewrites are ignored."""
+
+    def texts(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:
+        """The caption alone."""
+        return [caption]
+
+    def objective(self, towers: Towers) -> nn.Module:
+        """InfoNCE between images and texts."""
+        return Contrastive(towers)

@@ -1,0 +1,49 @@
+"""Two processes equal one: same losses, same weights, for every recipe, launched by torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from ruamel.yaml import YAML
+
+from clipflow.artifacts import checkpoint
+from clipflow.recipes import CATALOGUE
+from fakes.artifacts import make_pairs, make_rewrites
+
+CAPTIONS = {f"k{n:02d}": f"a caption of image {n}" + " and more" * (n % 5) for n in range(32)}
+
+
+@pytest.mark.parametrize("recipe", CATALOGUE.names())
+def test_two_processes_equal_one(tmp_path: Path, values: dict[str, Any], recipe: str) -> None:
+    pairs = make_pairs(tmp_path / "pairs", CAPTIONS)
+    texts = make_rewrites(tmp_path / "rewrites", pairs, {k: [f"rewrite of {k}"] for k in CAPTIONS})
+    values["pretrain"] |= {"recipe": recipe, "steps": 4, "log_every": 1}
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML(typ="safe").dump(values, stream)
+    for world in (1, 2):
+        env = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1",
+                            "CLIPFLOW_SCRATCH": str(tmp_path / f"scratch{world}")}  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone",
+             f"--nproc-per-node={world}", "-m", "clipflow", "pretrain",
+             "--pairs", str(pairs), "--rewrites", str(texts), "--checkpoint", str(tmp_path / str(world)),
+             "--params", str(tmp_path / "params.yaml")],
+            env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"on {world} x cpu" in done.stderr
+    one, two = (pq.read_table(tmp_path / w / checkpoint.HISTORY).to_pydict() for w in ("1", "2"))
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    first, second = (
+        safetensors.torch.load_file(tmp_path / w / checkpoint.WEIGHTS) for w in ("1", "2")
+    )
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, atol=2e-4, rtol=0, msg=name)
