@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -14,13 +14,13 @@ class Params(Section):
 
     batch_size: int = Field(ge=1)
     """Images or texts embedded at once; changes speed and memory, not results."""
-    recall_at: list[int] = Field(min_length=1)
+    recall_at: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     """The k of retrieval R@k, both ways."""
-    probe: Literal["none", "logistic"]
-    """Linear probe on frozen image features: logistic regression, or none."""
+    probe_c: list[Annotated[float, Field(gt=0)]]
+    """Inverse regularisation strengths (C) that the linear probe chooses from; [] skips it."""
     gallery_size: int = Field(ge=0)
-    """Retrieval queries shown in the report."""
+    """Retrieval queries, confident mistakes and rewritten captions shown in the report, each."""
     seed: int = Field(ge=0)
     """Seed of the gallery's draw."""
     champion: str
-    """Registered model whose `@champion` the report is compared with; nothing is compared if none is."""
+    """Registered model whose `@champion`, if there is one, the report is compared with."""

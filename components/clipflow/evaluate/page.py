@@ -1,0 +1,146 @@
+"""The report's page: one HTML file with its style and pictures in it; no network, no script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from clipflow.artifacts import checkpoint as checkpoint_artifact
+from clipflow.artifacts.benchmarks import Task
+from clipflow.evaluate import charts, comparison, metrics, pictures
+from clipflow.evaluate.comparison import Line
+from clipflow.evaluate.embed import Embedder
+from clipflow.evaluate.params import Params
+from clipflow.evaluate.results import Results
+from clipflow.evaluate.zero_shot import Classification
+from clipflow.track import Champion
+
+TEMPLATE = "report.html"
+EXTREMES = 6
+"""Classes listed at either end of a per-class table."""
+POINTS = 300
+"""Points drawn of a training curve; each is the mean of its neighbours."""
+CURVES = {
+    "loss": "Loss",
+    "logit_scale": "Logit scale",
+    "lr": "Learning rate",
+    "samples_per_second": "Samples per second",
+}
+
+
+def render(
+    params: Params,
+    checkpoint: Path,
+    facts: dict[str, Any],
+    tasks: Sequence[Task],
+    embedder: Embedder,
+    results: Results,
+    champion: Champion | None,
+) -> str:
+    """The page as text. facts: the checkpoint's manifest. tasks: where the pictures come from."""
+    by_name = {task.name: task for task in tasks}
+    count = params.gallery_size
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["percent"] = lambda fraction: f"{100 * fraction:.1f}"
+    environment.globals["symbol"] = charts.symbol
+    compared = champion.metrics if champion else {}
+    zero_shot = comparison.zero_shot(results, compared)
+    retrieval = comparison.retrieval(results, params.recall_at, compared)
+    return environment.get_template(TEMPLATE).render(
+        facts=facts,
+        model=params.champion,
+        champion=champion,
+        num_parameters=sum(p.numel() for p in embedder.model.parameters()),
+        logit_scale=embedder.logit_scale,
+        tiles=comparison.tiles(results.metrics(), compared, zero_shot, retrieval),
+        zero_shot=zero_shot,
+        retrieval=retrieval,
+        columns={
+            column: title
+            for column, title in comparison.COLUMNS.items()
+            if any(column in line.values for line in zero_shot)
+        },
+        recall_at=sorted(params.recall_at),
+        dots=charts.dots(_rows(zero_shot, retrieval, min(params.recall_at))),
+        curves=_curves(checkpoint / checkpoint_artifact.HISTORY, champion),
+        confusions=[_confusion(c) for c in results.classifications],
+        mistakes={
+            c.task: pictures.mistakes(by_name[c.task], c, embedder.logit_scale, count)
+            for c in results.classifications
+        },
+        galleries={
+            r.task: pictures.queries(by_name[r.task], r, count, params.seed)
+            for r in results.retrievals
+        },
+        examples=_examples(checkpoint / checkpoint_artifact.EXAMPLES, count),
+    )
+
+
+def _rows(zero_shot: Sequence[Line], retrieval: Sequence[Line], k: int) -> list[charts.Row]:
+    kinds = {"top1_canonical": "canonical", "top1_synonyms": "synonyms", "probe": "probe"}
+    kinds |= {"top1": "ensemble", f"recall_at_{k}": "ensemble"}
+    rows = []
+    for line in (*zero_shot, *retrieval):
+        main = line.values.get("top1") or line.values[f"recall_at_{k}"]
+        marks = {} if main.theirs is None else {"champion": main.theirs}
+        marks |= {kind: line.values[c].ours for c, kind in kinds.items() if c in line.values}
+        rows.append(charts.Row(line.label, line.chance, marks))
+    return rows
+
+
+def _curves(path: Path, champion: Champion | None) -> dict[str, Markup]:
+    if not path.exists():
+        return {}
+    table = pq.read_table(path).to_pydict()
+    curves = {}
+    for column, title in CURVES.items():
+        points = zip(table["step"], table.get(column, ()), strict=False)
+        ours = [(step, value) for step, value in points if value is not None]
+        theirs = champion.history if champion and column == "loss" else []
+        if ours:
+            curves[title] = charts.curve(title, _thinned(ours), _thinned(theirs))
+    return curves
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    parts = np.array_split(np.array(points, dtype=float), min(POINTS, len(points)) or 1)
+    return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts if part.size]
+
+
+def _confusion(result: Classification) -> dict[str, Any]:
+    counts, names = result.confusion, np.array(result.classnames)
+    shown = charts.most_confused(counts)
+    accuracy = metrics.per_class_accuracy(counts)
+    wrong = counts - np.diag(counts.diagonal())
+    rows = [
+        {
+            "name": names[i],
+            "accuracy": accuracy[i],
+            "instead": names[wrong[i].argmax()] if wrong[i].any() else "",
+        }
+        for i in np.argsort(-accuracy, kind="stable")
+        if counts[i].any()
+    ]
+    return {
+        "task": result.task,
+        "num_classes": len(names),
+        "num_shown": len(shown),
+        "svg": charts.confusion(counts, result.classnames, shown),
+        "rows": rows if len(rows) <= 2 * EXTREMES else rows[:EXTREMES] + rows[-EXTREMES:],
+        "is_whole": len(rows) <= 2 * EXTREMES,
+    }
+
+
+def _examples(path: Path, count: int) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows = pq.read_table(path).slice(0, count).to_pylist()
+    return [{**row, "image": pictures.thumbnail(row["image"])} for row in rows]

@@ -1,0 +1,86 @@
+"""The tables of a report: what its pictures show, for further analysis.
+
+    tables/confusion.parquet         task, actual, predicted, count
+    tables/per_class.parquet         task, class, num_samples, top1
+    tables/retrieval.parquet         task, direction, query, rank (0 is the best)
+    tables/confusion_<task>.csv      actual, predicted: a row per sample, for `dvc plots`
+
+Predictions are those of the ensemble of all templates.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipflow.evaluate import metrics
+from clipflow.evaluate.results import Results
+from clipflow.evaluate.retrieval import Retrieval
+from clipflow.evaluate.zero_shot import Classification
+
+
+def write(folder: Path, results: Results) -> None:
+    """Fill `folder`; a table without rows is not written."""
+    folder.mkdir()
+    _write(folder / "confusion.parquet", [confusion(c) for c in results.classifications])
+    _write(folder / "per_class.parquet", [per_class(c) for c in results.classifications])
+    _write(folder / "retrieval.parquet", [ranks(r) for r in results.retrievals])
+    for c in results.classifications:
+        with (folder / f"confusion_{c.task}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["actual", "predicted"])
+            names = np.array(c.classnames)
+            writer.writerows(zip(names[c.labels], names[c.predicted], strict=True))
+
+
+def confusion(result: Classification) -> pa.Table:
+    """The confusion matrix in long form, without its zeros."""
+    counts = result.confusion
+    actual, predicted = counts.nonzero()
+    names = np.array(result.classnames)
+    return pa.table(
+        {
+            "task": [result.task] * len(actual),
+            "actual": names[actual],
+            "predicted": names[predicted],
+            "count": counts[actual, predicted],
+        }
+    )
+
+
+def per_class(result: Classification) -> pa.Table:
+    """The accuracy of each class; null for a class without samples."""
+    counts = result.confusion
+    return pa.table(
+        {
+            "task": [result.task] * len(counts),
+            "class": result.classnames,
+            "num_samples": counts.sum(axis=1),
+            "top1": pa.array(metrics.per_class_accuracy(counts), from_pandas=True),
+        }
+    )
+
+
+def ranks(result: Retrieval) -> pa.Table:
+    """The rank of the right answer of each query, both ways."""
+    return pa.concat_tables(
+        pa.table(
+            {
+                "task": [result.task] * len(ranks),
+                "direction": [direction] * len(ranks),
+                "query": np.arange(len(ranks)),
+                "rank": ranks,
+            }
+        )
+        for direction, ranks in result.ranks.items()
+    )
+
+
+def _write(path: Path, parts: Sequence[pa.Table]) -> None:
+    if parts:
+        pq.write_table(pa.concat_tables(parts), path)
