@@ -1,1 +1,1 @@
-"""register: `checkpoint` and its `report` -> a version in the MLflow model registry, and its aliases."""
+"""register: `checkpoint` and its `report` -> a version in MLflow's model registry, and aliases."""

@@ -1,0 +1,101 @@
+"""A checkpoint as an MLflow model: serving code, signature, example, requirements, metrics."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from clipflow import track
+
+SERVING = Path(__file__).with_name("serving.py")
+REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "torch", "torchvision")
+"""What serving.py imports, at the versions installed here."""
+TEMPLATES = ["a photo of a {c}."]
+"""Prompts of zero-shot classification where a request names none."""
+
+
+def log(checkpoint: Path, run_id: str, *, name: str, metrics: dict[str, float], step: int) -> str:
+    """The id of a new, ready MLflow model, which the run made at `step`, with these metrics."""
+    from mlflow.entities import LoggedModelOutput, Metric
+
+    client = track.client()
+    experiment = client.get_run(run_id).info.experiment_id
+    model_id: str = client.create_logged_model(experiment, name, source_run_id=run_id).model_id
+    with tempfile.TemporaryDirectory() as folder:
+        _save(checkpoint, Path(folder) / "model", run_id, model_id)
+        client.log_model_artifacts(model_id, str(Path(folder) / "model"))
+    client.finalize_logged_model(model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
+    now_ms = int(time.time() * 1000)
+    batch = [Metric(key, value, now_ms, step, model_id=model_id) for key, value in metrics.items()]
+    client.log_batch(run_id, metrics=batch)
+    return model_id
+
+
+def metrics(version: Any) -> dict[str, float]:
+    """The metrics of the model behind a registered version; none if it is no model of ours."""
+    model_id = version.source.removeprefix("models:/")  # its `model_id` is not stored everywhere
+    model = track.look_up(track.client().get_logged_model, model_id)
+    return {metric.key: metric.value for metric in model.metrics} if model else {}
+
+
+def _save(checkpoint: Path, folder: Path, run_id: str, model_id: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Any type hint is inferred")  # MLflow's own hints
+        from mlflow.models import Model
+        from mlflow.pyfunc import save_model
+
+    save_model(
+        folder,
+        python_model=str(SERVING),
+        artifacts={"checkpoint": str(checkpoint)},
+        signature=_signature(),
+        input_example=_example(),
+        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+        mlflow_model=Model(run_id=run_id, model_id=model_id),
+    )
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    return ModelSignature(
+        inputs=Schema(
+            [
+                ColSpec(DataType.binary, "image", required=False),
+                ColSpec(DataType.string, "text", required=False),
+            ]
+        ),
+        outputs=Schema(
+            [
+                ColSpec(Array(DataType.double), "embedding"),
+                ColSpec(DataType.string, "label", required=False),
+                ColSpec(DataType.double, "probability", required=False),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("classes", DataType.string, default=[], shape=(-1,)),
+                ParamSpec("templates", DataType.string, default=TEMPLATES, shape=(-1,)),
+            ]
+        ),
+    )
+
+
+def _example() -> Any:
+    """A row with an image and a row with a text, and the classes to tell the image by."""
+    import pandas as pd  # type: ignore[import-untyped]
+
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(png, "PNG")
+    rows = [{"image": png.getvalue(), "text": ""}, {"image": b"", "text": "a red square"}]
+    return pd.DataFrame(rows), {"classes": ["red square", "blue circle"]}

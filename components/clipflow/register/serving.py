@@ -1,0 +1,115 @@
+"""The registered model: embeds images and texts, and classifies images zero-shot.
+
+MLflow copies this file into the model and runs it where only the model's requirements are
+installed, so it imports nothing of clipflow. The checkpoint travels beside it.
+
+A request has a row per image (column `image`: JPEG or PNG, base64 in JSON) or text (column `text`).
+The row's other cell is empty, or nobody has it and the column is left out. The answer has a row for
+each: `embedding` (L2-normalised) and, where `params` names `classes`, an image's `label` and its
+`probability`.
+
+    {"dataframe_records": [{"image": "iVBORw0K..."}], "params": {"classes": ["cat", "dog"]}}
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import mlflow
+import open_clip
+import pandas as pd  # type: ignore[import-untyped]
+import torch
+from mlflow.exceptions import MlflowException
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+BATCH = 64
+"""Images or texts embedded at once."""
+
+
+class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """A CLIP-family model behind MLflow's `predict`."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the checkpoint as open_clip does, onto a GPU if there is one."""
+        source = f"local-dir:{context.artifacts['checkpoint']}"
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, _, self.preprocess = open_clip.create_model_and_transforms(
+            source, device=self.device
+        )
+        self.model = model.eval()
+        self.tokenize = open_clip.get_tokenizer(source)
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """An answer per row. Raises MlflowException, over HTTP status 400, naming a bad row."""
+        rows = model_input.to_dict("records")
+        images = [n for n, row in enumerate(rows) if _given(row.get("image"))]
+        texts = [n for n, row in enumerate(rows) if _given(row.get("text"))]
+        if sorted(images + texts) != list(range(len(rows))):
+            wrong = next(n for n in range(len(rows)) if (n in images) == (n in texts))
+            raise _refused(f"row {wrong}: expected either 'image' or 'text', found both or neither")
+
+        answer: list[dict[str, Any]] = [{} for _ in rows]
+        with torch.inference_mode():
+            image_features = self._embed_images([(n, rows[n]["image"]) for n in images])
+            text_features = self._embed_texts([rows[n]["text"] for n in texts])
+            for n, feature in zip(images + texts, [*image_features, *text_features], strict=True):
+                answer[n]["embedding"] = feature.tolist()
+            classes = list((params or {}).get("classes", []))
+            if classes:
+                heads = self._embed_classes(classes, list((params or {})["templates"]))
+                scores = self.model.logit_scale.exp() * image_features @ heads.T
+                for n, row in zip(images, scores.softmax(dim=-1), strict=True):
+                    best = int(row.argmax())
+                    answer[n] |= {"label": classes[best], "probability": float(row[best])}
+        columns = ["embedding", *(["label", "probability"] if classes else [])]
+        # Objects, so that a text row's missing label is null and not NaN, which JSON lacks.
+        return pd.DataFrame(answer, columns=columns, dtype=object).replace({float("nan"): None})
+
+    def _embed_images(self, images: Sequence[tuple[int, bytes]]) -> Tensor:
+        pixels = [self.preprocess(_decoded(n, data)) for n, data in images]
+        batches = [torch.stack(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
+        return self._features(self.model.encode_image, batches)
+
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        batches = [self.tokenize(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
+        return self._features(self.model.encode_text, batches)
+
+    def _embed_classes(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """A unit vector per class: the mean over its prompts (CLIP, section 3.1.4)."""
+        if not templates or any("{c}" not in template for template in templates):
+            raise _refused(
+                f"params: templates: expected texts with {{c}} in them, found {templates}"
+            )
+        prompts = [template.replace("{c}", name) for name in classes for template in templates]
+        features = self._embed_texts(prompts).reshape(len(classes), len(templates), -1)
+        return normalize(features.mean(dim=1), dim=-1)
+
+    def _features(self, encode: Any, batches: Sequence[Tensor]) -> Tensor:
+        if not batches:
+            return torch.empty(0)
+        encoded = [encode(batch.to(self.device)) for batch in batches]
+        return normalize(torch.cat(encoded).float(), dim=-1)
+
+
+def _given(cell: Any) -> bool:
+    return isinstance(cell, str | bytes) and len(cell) > 0
+
+
+def _decoded(row: int, data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _refused(f"row {row}: image: not a readable JPEG or PNG: {error}") from None
+
+
+def _refused(message: str) -> MlflowException:
+    return MlflowException.invalid_parameter_value(message)
+
+
+mlflow.models.set_model(Clip())

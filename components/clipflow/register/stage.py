@@ -1,0 +1,147 @@
+"""register: a checkpoint and its report become a version in MLflow's model registry.
+
+The version is always `@challenger`; it is `@champion` as long as the gate says so. Registering the
+same checkpoint and report again finds the version there is, and compares it with the same rival.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from clipflow import track
+from clipflow.artifacts import checkpoint as checkpoints
+from clipflow.artifacts import manifest
+from clipflow.artifacts import registration as registrations
+from clipflow.artifacts import report as reports
+from clipflow.register import gate, logged_model
+from clipflow.register.params import Params
+
+logger = logging.getLogger(__name__)
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+RIVAL = "rival"
+"""Version tag: the champion that this version was compared with, or `none`."""
+
+
+def run(params: Params, *, checkpoint: Path, report: Path, registration: Path) -> None:
+    """Register the checkpoint, settle the aliases, and write what was decided and why.
+
+    A closed gate is a result. Raises ArtifactError, ParamsError or TrackingError.
+    """
+    facts = checkpoints.read(checkpoint)
+    metrics = reports.metrics(report)
+    gate.decide(metrics, None, params)  # a wrong primary metric is told before anything is logged
+    track.connect()
+    logger.info(
+        "model %s at %s, %s %s, gate on %s",
+        params.model,
+        track.uri(),
+        facts["recipe"],
+        facts["architecture"],
+        params.primary,
+    )
+    digests = {
+        "checkpoint_digest": manifest.digest(checkpoint),
+        "report_digest": manifest.digest(report),
+    }
+    with track.refusals():
+        version = _existing(params.model, digests) or _new(
+            params.model, checkpoint, metrics, facts, digests
+        )
+        rival = _rival(params.model, version)
+        champion = logged_model.metrics(rival) if rival else None
+        decision = gate.decide(metrics, champion, params)
+        aliases = _settle(params.model, version, rival, decision.accepted)
+
+    with manifest.complete_or_absent(registration) as folder:
+        manifest.write_json(
+            folder / registrations.REGISTRATION,
+            {
+                "model": params.model,
+                "version": str(version.version),
+                "aliases": aliases,
+                "accepted": decision.accepted,
+                "reasons": decision.reasons,
+                "metrics": metrics,
+                "champion": {"version": str(rival.version), "metrics": champion} if rival else None,
+            },
+        )
+        manifest.write(
+            folder,
+            registrations.SCHEMA,
+            model=params.model,
+            accepted=decision.accepted,
+            sha256=manifest.file_digest(folder / registrations.REGISTRATION),
+        )
+    for reason in decision.reasons:
+        logger.info("%s: %s", "accepted" if decision.accepted else "not promoted", reason)
+    logger.info(
+        "wrote %s: %s version %s, %s",
+        registration,
+        params.model,
+        version.version,
+        " ".join(f"@{alias}" for alias in aliases),
+    )
+
+
+def _existing(model: str, digests: dict[str, str]) -> Any:
+    """The version made of this very checkpoint and report, or None."""
+    tags = " and ".join(f"tags.{key} = '{value}'" for key, value in digests.items())
+    found = track.client().search_model_versions(f"name = '{model}' and {tags}")
+    return found[0] if found else None
+
+
+def _new(
+    model: str,
+    checkpoint: Path,
+    metrics: dict[str, float],
+    facts: dict[str, Any],
+    digests: dict[str, str],
+) -> Any:
+    """A new version, tagged with the lineage key and with the champion it will be compared with."""
+    client = track.client()
+    if track.look_up(client.get_registered_model, model) is None:
+        client.create_registered_model(model)
+    lineage = checkpoints.provenance(checkpoint)
+    champion = track.aliased(model, CHAMPION)
+    with track.reopen(lineage.get("mlflow_run_id"), name=model) as run:
+        model_id = logged_model.log(
+            checkpoint, run.id, name=model, metrics=metrics, step=facts["params"]["steps"]
+        )
+        tags = {
+            **{key: str(value) for key, value in lineage.items()},
+            **digests,
+            "mlflow_run_id": run.id,
+            "recipe": str(facts["recipe"]),
+            "architecture": str(facts["architecture"]),
+            RIVAL: str(champion.version) if champion else "none",
+        }
+        run.tag({"registered_model": model})
+    with track.environment(MLFLOW_TRACKING_URI=track.uri()):  # MLflow looks the model up itself
+        return client.create_model_version(
+            model, source=f"models:/{model_id}", run_id=run.id, tags=tags, model_id=model_id
+        )
+
+
+def _rival(model: str, version: Any) -> Any:
+    """The champion to compare with: the present one or, if that is this version, the one before."""
+    champion = track.aliased(model, CHAMPION)
+    if champion is None or str(champion.version) != str(version.version):
+        return champion
+    number = version.tags[RIVAL]
+    return (
+        None if number == "none" else track.look_up(track.client().get_model_version, model, number)
+    )
+
+
+def _settle(model: str, version: Any, rival: Any, accepted: bool) -> list[str]:
+    """Point the aliases as the gate says; return this version's."""
+    client = track.client()
+    client.set_registered_model_alias(model, CHALLENGER, version.version)
+    if accepted:
+        client.set_registered_model_alias(model, CHAMPION, version.version)
+    elif rival:
+        client.set_registered_model_alias(model, CHAMPION, rival.version)
+    return [CHALLENGER, CHAMPION] if accepted else [CHALLENGER]
