@@ -37,8 +37,7 @@ MENTIONED = {"colour": 0.6, "pattern": 0.7, "place": 0.5, "count": 0.9, "other":
 """How often alt text names what is there; a plain pattern is hardly ever mentioned."""
 PLAIN_MENTIONED = 0.1
 
-IRREGULAR_PLURALS = {"fish": "fish", "goldfish": "goldfish", "trout": "trout", "carp": "carp",
-                     "aircraft": "aircraft", "headgear": "headgear"}  # fmt: skip
+IRREGULAR_PLURALS = frozenset({"fish", "goldfish", "trout", "carp"})
 PREPOSITIONS = {"beach": "on the", "meadow": "in the", "desert": "in the", "snow": "in the",
                 "city": "in the", "lake": "on the", "room": "in the", "night sky": "under the"}  # fmt: skip
 
