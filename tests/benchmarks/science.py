@@ -5,8 +5,9 @@
 Per seed the world is drawn anew and its captions are rewritten once; then every arm trains on the same
 pairs for the same number of steps from the same initial weights, and is measured on the same held-out
 benchmarks. `laclip-shuffled` is the negative control: LaCLIP with the rewrites of other images. The
-stages are the product's own; their params are params.yaml's. Finished parts are kept in
-artifacts/bench/science and not run again while params and code are the same.
+stages are the product's own; their params are params.yaml's. Seeds start at 1: seed 0 is the demo's, on
+which the world and the tower were made. Finished parts are kept in artifacts/bench/science and not run
+again while params and code are the same.
 """
 
 from __future__ import annotations
@@ -46,20 +47,25 @@ def main() -> None:
     """Run what is missing, then write the table and science.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="paired seeds (default 5)")
+    parser.add_argument("--first-seed", type=int, default=1, help="the first of them (default 1)")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="runs at once, a core each"
     )
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml")
     args = parser.parse_args()
     values = YAML(typ="safe").load(args.params.read_text())
-    code = sorted((ROOT / "components" / "clipflow").rglob("*.py"))
+    package = (ROOT / "components" / "clipflow").rglob("*")
+    code = sorted(f for f in package if f.is_file() and "__pycache__" not in f.parts)
     key = hashlib.sha256(b"".join(f.read_bytes() for f in [args.params, *code])).hexdigest()[:8]
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True,
+                            capture_output=True, check=True).stdout.strip()  # fmt: skip
     work = OUT / "science" / key
     work.mkdir(parents=True, exist_ok=True)
 
-    cells = [(seed, arm) for seed in range(args.seeds) for arm in ARMS]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    cells = [(seed, arm) for seed in seeds for arm in ARMS]
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda seed: _prepare(work / f"seed{seed}", values, seed), range(args.seeds)))
+        list(pool.map(lambda seed: _prepare(work / f"seed{seed}", values, seed), seeds))
         runs = pool.map(lambda cell: _train(work / f"seed{cell[0]}", values, *cell), cells)
         results = list(tqdm(runs, total=len(cells), desc="science", unit="run"))
     table: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
@@ -67,8 +73,6 @@ def main() -> None:
         for name, metric in METRICS.items():
             table[arm].setdefault(name, []).append(metrics[metric])
     _print(table)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True,
-                            capture_output=True, check=True).stdout.strip()  # fmt: skip
     manifest.write_json(
         OUT / "science.json",
         {
