@@ -31,10 +31,10 @@ ui: setup  ## the MLflow UI over the local runs
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db --artifacts-destination artifacts/mlflow
 
 bench-science: setup  ## CLIP, LaCLIP, LaCLIP-MT and shuffled rewrites over five paired seeds
-	python tests/benchmarks/science.py
+	python tests/benchmarks/science.py --seeds 5 --steps 300
 
 lock: setup  ## requirements.lock from pyproject.toml
 	uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --output-file requirements.lock
 
 clean:  ## forget every output and run of this checkout
-	rm -rf artifacts mlflow.db dvc.lock
+	rm -rf artifacts mlflow.db dvc.lock .dvc/cache .dvc/tmp

@@ -1,6 +1,6 @@
 """Do language rewrites help? CLIP, LaCLIP, LaCLIP-MT and shuffled rewrites over paired seeds.
 
-    make bench-science        or        python tests/benchmarks/science.py --seeds 5
+    make bench-science        which is        python tests/benchmarks/science.py --seeds 5 --steps 300
 
 Per seed the world is drawn anew and its captions are rewritten once; then every arm trains on the same
 pairs for the same number of steps from the same initial weights, and is measured on the same held-out
@@ -51,15 +51,18 @@ def main() -> None:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="runs at once, a core each"
     )
+    parser.add_argument("--steps", type=int, help="steps of every arm (default: pretrain.steps)")
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml")
     args = parser.parse_args()
     values = YAML(typ="safe").load(args.params.read_text())
+    if args.steps:
+        values["pretrain"]["steps"] = args.steps
     package = (ROOT / "components" / "clipflow").rglob("*")
     code = sorted(f for f in package if f.is_file() and "__pycache__" not in f.parts)
     key = hashlib.sha256(b"".join(f.read_bytes() for f in [args.params, *code])).hexdigest()[:8]
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True,
                             capture_output=True, check=True).stdout.strip()  # fmt: skip
-    work = OUT / "science" / key
+    work = OUT / "science" / f"{key}-{values['pretrain']['steps']}"
     work.mkdir(parents=True, exist_ok=True)
 
     seeds = range(args.first_seed, args.first_seed + args.seeds)
