@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from clipflow import params
+from clipflow import params, track
 from fakes.artifacts import ROOT
 
 TINY = {
@@ -22,9 +23,20 @@ TINY = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs; making one takes seconds, so it is made once."""
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+        track.connect()
+    return database
+
+
 @pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> None:
     """Each test has its own scratch and MLflow database, and no loader processes."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("CLIPFLOW_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("CLIPFLOW_WORKERS", "0")

@@ -69,6 +69,10 @@ def select(values: dict[str, Any], stage: str, *, where: str = "params") -> dict
                 f"{where}: {stage}.{key}: no entry '{name}' under '{catalogue}:'; "
                 f"{did_you_mean(str(name), entries)}"
             )
+        if not isinstance(entries[name], (dict, type(None))):
+            raise ParamsError(
+                f"{where}: {catalogue}.{name}: expected its keys with their values, got {entries[name]!r}"
+            )
         section[key] = {"name": name, **(entries[name] or {})}
     return section
 

@@ -118,3 +118,10 @@ def test_flat_keys_are_dotted(stage_params: Any) -> None:
     assert flat["recipe.name"] == "laclip"
     assert flat["recipe.temperature_init"] == 0.07
     assert flat["batch_size"] == 16
+
+
+def test_an_entry_that_is_no_mapping(values: dict[str, Any]) -> None:
+    values["recipes"]["laclip"] = 0.07
+    assert "recipes.laclip: expected its keys with their values, got 0.07" in refused(
+        values, "pretrain"
+    )

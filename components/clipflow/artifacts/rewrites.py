@@ -107,8 +107,14 @@ def read(folder: Path) -> pa.Table:
 def align(folder: Path, pairs: Pairs) -> pa.ListArray:
     """The rewrites of each pair, in the order of `pairs`, joined by key.
 
-    Raises ArtifactError unless every pair has exactly one row.
+    Raises ArtifactError if they were made of other pairs, or unless every pair has exactly one row.
     """
+    made_of = manifest.read(folder, SCHEMA).get("pairs")
+    if made_of not in (None, manifest.digest(pairs.folder)):
+        raise ArtifactError(
+            f"{folder}: made of other pairs ({made_of}) than {pairs.folder}"
+            f" ({manifest.digest(pairs.folder)}); run 'clipflow rewrite' on these pairs"
+        )
     table = read(folder)
     rows = {key: row for row, key in enumerate(table["key"].to_pylist())}
     missing = [key for key in pairs.keys if key not in rows]

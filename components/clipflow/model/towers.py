@@ -42,6 +42,7 @@ class Towers(nn.Module):
                 self.clip = open_clip.create_model(
                     architecture,
                     force_custom_text=True,
+                    pretrained_text=False,
                     init_logit_scale=math.log(1 / temperature_init),
                 )
                 self.tokenizer = open_clip.get_tokenizer(architecture)
@@ -51,6 +52,13 @@ class Towers(nn.Module):
                 f" can't be read from here ({type(error).__name__}); choose an architecture without"
                 " hf_model_name, or fill HF_HOME on a machine with network"
             ) from None
+        if hasattr(self.clip, "text_decoder"):
+            raise ParamsError(
+                f"pretrain.architecture: '{architecture}' has a captioning decoder, which no recipe here"
+                " trains; choose one without 'coca' in its name"
+            )
+        if self.clip.logit_bias is not None:
+            self.clip.logit_bias.requires_grad_(False)  # InfoNCE is blind to it
         self.preprocess_cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(self.clip)
         text = self.clip.text
         # Past the end-of-text token a causal tower reads nothing, so the batch may be cut there.

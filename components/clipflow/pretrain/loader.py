@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
@@ -99,8 +100,7 @@ class Views(Dataset[tuple[Tensor, list[str]]]):
         return image, texts
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """What a step computes on."""
 
     images: Float[Tensor, "batch 3 height width"]
@@ -108,13 +108,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        return Batch(
-            self.images.to(device, non_blocking=True), self.tokens.to(device, non_blocking=True)
-        )
-
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which copies to a GPU need not wait."""
-        return Batch(self.images.pin_memory(), self.tokens.pin_memory())
+        return Batch(*(value.to(device, non_blocking=True) for value in self))
 
 
 class Collate:

@@ -1,12 +1,14 @@
 """Resumable state: scratch, never an artifact. Killed at any moment, the run goes on from the last save.
 
 It lies in `$CLIPFLOW_SCRATCH` (default `artifacts/scratch`), in a folder named by everything that
-determines the run, so that other params or data never pick it up.
+determines the run, so that other params, data or code never pick it up.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -22,6 +24,7 @@ from torch import nn
 
 from clipflow.artifacts import manifest
 from clipflow.catalogue import Section
+from clipflow.errors import ClipflowError
 
 
 @dataclass
@@ -32,16 +35,40 @@ class State:
     """Steps done."""
     mlflow_run_id: str | None = None
     history: list[dict[str, float]] = field(default_factory=list)
+    unlogged: dict[str, float] = field(default_factory=dict)
+    """Sums of the steps since the last logged one."""
+    num_unlogged: int = 0
 
 
 class Scratch:
     """The saved state of one run."""
 
-    def __init__(self, params: Section, inputs: dict[str, Path]) -> None:
-        digests = "".join(manifest.digest(folder) for _, folder in sorted(inputs.items()))
-        name = hashlib.sha256((params.model_dump_json() + digests).encode()).hexdigest()[:16]
+    def __init__(self, params: Section, config: dict[str, Any], inputs: dict[str, Path]) -> None:
+        """Name the run by params, model config, inputs and the code that trains."""
+        digests = [manifest.digest(folder) for _, folder in sorted(inputs.items())]
+        what = json.dumps(
+            [params.model_dump_json(), config, digests, _code_digest()], sort_keys=True
+        )
+        name = hashlib.sha256(what.encode()).hexdigest()[:16]
         self.folder = Path(os.environ.get("CLIPFLOW_SCRATCH", "artifacts/scratch")) / name
         self.file = self.folder / "state.pt"
+
+    @contextmanager
+    def locked(self, is_main_process: bool) -> Iterator[Scratch]:
+        """Keep other runs off while this one lasts. Raises ClipflowError if one is at work here."""
+        if not is_main_process:
+            yield self
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ClipflowError(
+                    f"{self.folder}: the same run is still going on in another process; "
+                    "wait for it, or stop it and run this again"
+                ) from None
+            yield self
 
     def save(self, state: State, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         """Write the state aside and rename it into place, so that a kill leaves the one before."""
@@ -51,7 +78,6 @@ class Scratch:
             "state": vars(state),
             "model": model.state_dict(),
             "optimiser": optimiser.state_dict(),
-            "rng": torch.get_rng_state(),
         }
         torch.save(contents, aside)
         aside.replace(self.file)
@@ -63,12 +89,18 @@ class Scratch:
         contents: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
         model.load_state_dict(contents["model"])
         optimiser.load_state_dict(contents["optimiser"])
-        torch.set_rng_state(contents["rng"])
         return State(**contents["state"])
 
     def clear(self) -> None:
         """Delete the state: the run is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _code_digest() -> str:
+    """Changes with any line of the loop, the recipes or the model."""
+    package = Path(__file__).parents[1]
+    files = [f for room in ("model", "pretrain", "recipes") for f in (package / room).rglob("*.py")]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in sorted(files))).hexdigest()
 
 
 class Stop:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipflow.artifacts import manifest, rewrites
-from clipflow.artifacts.pairs import Pairs, Writer
+from clipflow.artifacts.pairs import TAR_FORMAT, Pairs, Writer, add_file
 from clipflow.errors import ArtifactError
 from fakes.artifacts import jpeg, make_pairs, make_rewrites
 
@@ -67,6 +67,24 @@ def test_duplicate_keys_are_counted(tmp_path: Path) -> None:
     assert left_out == {"duplicate key": {"count": 1, "names": ["same"]}}
 
 
+def test_long_keys_can_be_read_at_random(tmp_path: Path) -> None:
+    key = "k" * 200
+    read = Pairs(make_pairs(tmp_path / "long", {"short": "a", key: "b"}))
+    assert read.keys == ["short", key]
+    with tarfile.open(read.shards[0]) as tar:
+        for row, name in enumerate(read.keys):
+            member = tar.extractfile(f"{name}.jpg")
+            assert member
+            assert member.read() == read.image(row)
+
+
+def test_short_names_take_the_bytes_of_ustar(tmp_path: Path) -> None:
+    for name, kind in (("pax", TAR_FORMAT), ("ustar", tarfile.USTAR_FORMAT)):
+        with tarfile.open(tmp_path / name, "w", format=kind) as tar:
+            add_file(tar, "00000000.jpg", jpeg())
+    assert (tmp_path / "pax").read_bytes() == (tmp_path / "ustar").read_bytes()
+
+
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     writer = Writer(tmp_path, 10)
     writer.leave_out("unreadable image", "a.jpg")
@@ -86,3 +104,18 @@ def test_rewrites_of_other_pairs_are_refused(tmp_path: Path, pairs: Path) -> Non
     made = make_rewrites(tmp_path / "r", others, {})
     with pytest.raises(ArtifactError, match="7 of 7 pairs have no row, the first of them 'k0'"):
         rewrites.align(made, Pairs(pairs))
+
+
+def test_rewrites_of_other_captions_with_the_same_keys_are_refused(
+    tmp_path: Path, pairs: Path
+) -> None:
+    made = tmp_path / "r"
+    with manifest.complete_or_absent(made) as folder:
+        writer = rewrites.Writer(folder)
+        for name, keys, _ in Pairs(pairs).by_shard():
+            writer.add_shard(name, {key: [] for key in keys})
+        writer.close(pairs=manifest.digest(pairs))
+    assert len(rewrites.align(made, Pairs(pairs))) == 7
+    others = make_pairs(tmp_path / "others", dict.fromkeys(CAPTIONS, "other words"), 3)
+    with pytest.raises(ArtifactError, match="made of other pairs"):
+        rewrites.align(made, Pairs(others))

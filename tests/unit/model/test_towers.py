@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import open_clip
 import pytest
 import torch
 
@@ -43,10 +47,26 @@ def test_nothing_is_cut_off(towers: Towers) -> None:
     assert towers.tokenize(["word " * 200]).shape[1] == 77
 
 
-def test_towers_that_see_padding_are_not_trimmed() -> None:
-    siglip = Towers("clipflow-tiny", 0.07)
-    siglip.trims_text = False
-    assert siglip.tokenize(["hi"]).shape[1] == 77
+@pytest.mark.parametrize(
+    "text_cfg", [{"no_causal_mask": True}, {"pool_type": "last"}, {"embed_cls": True}], ids=str
+)
+def test_towers_that_see_padding_are_not_trimmed(
+    tmp_path: Path, text_cfg: dict[str, object]
+) -> None:
+    config = open_clip.get_model_config("clipflow-tiny")
+    config["text_cfg"] |= text_cfg
+    name = "sees-padding-" + "-".join(text_cfg)
+    (tmp_path / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    towers = Towers(name, 0.07)
+    tokens = towers.tokenize(["hi"])
+    assert tokens.shape[1] == 77
+    assert towers.text(tokens).shape == (1, 128)
+
+
+def test_captioners_are_refused() -> None:
+    with pytest.raises(ParamsError, match="has a captioning decoder"):
+        Towers("coca_base", 0.07)
 
 
 def test_embeddings_have_unit_length(towers: Towers) -> None:

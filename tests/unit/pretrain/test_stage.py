@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from clipflow.artifacts import checkpoint, rewrites
 from clipflow.errors import ArtifactError, ClipflowError, TrackingError
 from clipflow.model.towers import Towers
-from clipflow.pretrain import stage
+from clipflow.pretrain import processes, stage
 from clipflow.pretrain.resume import Scratch
 from fakes.artifacts import make_pairs, make_rewrites
 
@@ -104,14 +104,29 @@ def test_interrupted_anywhere_it_ends_the_same(
     assert straight["loss"] == resumed["loss"]
 
 
-def test_other_params_or_data_do_not_resume(data: dict[str, Path], stage_params: Any) -> None:
+def test_other_params_data_or_models_do_not_resume(
+    data: dict[str, Path], stage_params: Any
+) -> None:
     folders = {
-        Scratch(stage_params("pretrain"), data).folder,
-        Scratch(stage_params("pretrain", seed=1), data).folder,
-        Scratch(stage_params("pretrain", recipe="clip"), data).folder,
-        Scratch(stage_params("pretrain"), {"pairs": data["pairs"]}).folder,
+        Scratch(stage_params("pretrain"), {}, data).folder,
+        Scratch(stage_params("pretrain", seed=1), {}, data).folder,
+        Scratch(stage_params("pretrain", recipe="clip"), {}, data).folder,
+        Scratch(stage_params("pretrain"), {"width": 64}, data).folder,
+        Scratch(stage_params("pretrain"), {}, {"pairs": data["pairs"]}).folder,
     }
-    assert len(folders) == 4
+    assert len(folders) == 5
+
+
+def test_a_run_going_on_keeps_others_off(data: dict[str, Path], stage_params: Any) -> None:
+    scratch = Scratch(stage_params("pretrain"), {}, data)
+    with (
+        scratch.locked(True),
+        pytest.raises(ClipflowError, match="still going on in another process"),
+        scratch.locked(True),
+    ):
+        pass
+    with scratch.locked(True):
+        pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -166,9 +181,14 @@ def test_refusals(
     others = make_pairs(tmp_path / "others", {"x": "other caption"})
     with pytest.raises(ArtifactError, match="1 of 1 pairs have no row"):
         stage.run(params, pairs=others, rewrites=data["rewrites"], checkpoint=out)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (
+        ("WORLD_SIZE", "2"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("ACCELERATE_USE_CPU", "0"),
+    ):
+        monkeypatch.setenv(name, value)
     with pytest.raises(ClipflowError, match="launched as 2 processes but accelerate sees 1"):
-        stage._accelerator(params)
+        processes.accelerator(params)
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:9: no answer"):
