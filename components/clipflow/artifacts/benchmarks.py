@@ -12,14 +12,17 @@ The first template is the canonical one. CLIP-benchmark ignores the manifest and
 
 from __future__ import annotations
 
+import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipflow.artifacts import manifest
-from clipflow.artifacts.pairs import add_file
+from clipflow.artifacts.pairs import TAR_FORMAT, add_file
 from clipflow.errors import ArtifactError
 
 SCHEMA = "clipflow.benchmarks/1"
@@ -44,35 +47,88 @@ class Writer:
         synonyms: Sequence[Sequence[str]] | None = None,
     ) -> None:
         """Write a zero-shot task: `(jpeg, class index)` per sample of each split."""
-        folder = self.folder / task
-        folder.mkdir(parents=True)
-        _write_lines(folder / CLASSNAMES, classnames)
-        _write_lines(folder / TEMPLATES, templates)
-        if synonyms is not None:
-            _write_lines(folder / SYNONYMS, [", ".join(names) for names in synonyms])
-        counts = {
-            split: _write_split(
-                folder / split, (({"jpg": i, "cls": str(y).encode()}) for i, y in rows)
-            )
-            for split, rows in splits.items()
-        }
-        self._register(task, "classification", counts, num_classes=len(classnames))
+        with self.classification(task, classnames, templates, synonyms) as writer:
+            for split, rows in splits.items():
+                for jpeg, label in rows:
+                    writer.add(split, jpeg, label)
 
     def add_retrieval(self, task: str, rows: Iterable[tuple[bytes, Sequence[str]]]) -> None:
         """Write an image-text retrieval task: `(jpeg, captions)` per sample."""
-        samples = ({"jpg": i, "txt": "\n".join(texts).encode()} for i, texts in rows)
-        self._register(
-            task, "retrieval", {"test": _write_split(self.folder / task / "test", samples)}
-        )
+        with self.retrieval(task) as writer:
+            for jpeg, captions in rows:
+                writer.add("test", jpeg, captions)
+
+    @contextmanager
+    def classification(
+        self,
+        task: str,
+        classnames: Sequence[str],
+        templates: Sequence[str],
+        synonyms: Sequence[Sequence[str]] | None = None,
+    ) -> Iterator[TaskWriter]:
+        """A zero-shot task to add samples to as they come; without a test sample there is no task."""
+        with self._task(task, "classification", num_classes=len(classnames)) as writer:
+            _write_lines(writer.folder / CLASSNAMES, classnames)
+            _write_lines(writer.folder / TEMPLATES, templates)
+            if synonyms is not None:
+                _write_lines(writer.folder / SYNONYMS, [", ".join(names) for names in synonyms])
+            yield writer
+
+    @contextmanager
+    def retrieval(self, task: str) -> Iterator[TaskWriter]:
+        """A retrieval task to add samples to as they come; without a test sample there is no task."""
+        with self._task(task, "retrieval") as writer:
+            yield writer
 
     def close(self, **facts: Any) -> None:
         """Write the manifest."""
         manifest.write(self.folder, SCHEMA, tasks=self.tasks, **facts)
 
-    def _register(self, task: str, kind: str, counts: dict[str, int], **facts: Any) -> None:
-        files = sorted(p for p in (self.folder / task).rglob("*") if p.is_file())
+    @contextmanager
+    def _task(self, task: str, kind: str, **facts: Any) -> Iterator[TaskWriter]:
+        writer = TaskWriter(self.folder / task)
+        try:
+            yield writer
+        finally:
+            writer.close()
+        if not writer.num_samples["test"]:
+            shutil.rmtree(writer.folder)
+            return
+        files = sorted(p for p in writer.folder.rglob("*") if p.is_file())
         digests = {str(p.relative_to(self.folder)): manifest.file_digest(p) for p in files}
+        counts = dict(writer.num_samples)
         self.tasks[task] = {"kind": kind, "num_samples": counts, "sha256": digests, **facts}
+
+
+class TaskWriter:
+    """Fills the splits of one task, a sample at a time, so that no split has to fit in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.num_samples: Counter[str] = Counter()
+        self._tars: dict[str, tarfile.TarFile] = {}
+        folder.mkdir(parents=True)
+
+    def add(self, split: str, jpeg: bytes, label: int | Sequence[str]) -> None:
+        """Append one sample with its class index or, for retrieval, its captions."""
+        if split not in self._tars:
+            folder = self.folder / split
+            folder.mkdir()
+            (folder / "nshards.txt").write_text("1\n")
+            self._tars[split] = tarfile.open(folder / "0.tar", "w", format=TAR_FORMAT)  # noqa: SIM115
+        tar, name = self._tars[split], f"s{self.num_samples[split]:07d}"
+        add_file(tar, f"{name}.jpg", jpeg)
+        if isinstance(label, int):
+            add_file(tar, f"{name}.cls", str(label).encode())
+        else:
+            captions = [" ".join(caption.splitlines()) for caption in label]
+            add_file(tar, f"{name}.txt", "\n".join(captions).encode())
+        self.num_samples[split] += 1
+
+    def close(self) -> None:
+        """Finish the tars."""
+        for tar in self._tars.values():
+            tar.close()
 
 
 @dataclass(frozen=True)
@@ -141,17 +197,6 @@ def read(folder: Path) -> list[Task]:
         Task(name, task["kind"], folder / name, task["num_samples"])
         for name, task in sorted(facts["tasks"].items())
     ]
-
-
-def _write_split(folder: Path, samples: Iterable[dict[str, bytes]]) -> int:
-    folder.mkdir(parents=True)
-    (folder / "nshards.txt").write_text("1\n")
-    count = 0
-    with tarfile.open(folder / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for count, sample in enumerate(samples, start=1):
-            for suffix, data in sample.items():
-                add_file(tar, f"s{count - 1:07d}.{suffix}", data)
-    return count
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -34,16 +34,30 @@ def complete_or_absent(out: Path) -> Iterator[Path]:
     After an exception, Ctrl-C or kill -9 `out` is untouched or absent, never half-written; the next
     run clears the leftover `.partial`.
     """
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    with all_complete_or_absent(out) as (partial,):
+        yield partial
+
+
+@contextmanager
+def all_complete_or_absent(*outs: Path) -> Iterator[list[Path]]:
+    """As `complete_or_absent`, for outputs that belong together: new ones never stand beside old ones.
+
+    All old ones are moved away before the first new one takes its place.
+    """
+    partials = [out.with_name(out.name + ".partial") for out in outs]
+    for partial in partials:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    yield partials
+    olds = [out.with_name(out.name + ".old") for out in outs]
+    for out, old in zip(outs, olds, strict=True):
+        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            out.rename(old)
+    for out, partial in zip(outs, partials, strict=True):
+        partial.rename(out)
+    for old in olds:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write(folder: Path, schema: str, **facts: Any) -> None:

@@ -26,6 +26,8 @@ SCHEMA = "clipflow.pairs/1"
 INDEX = pa.schema(
     [("key", pa.string()), ("caption", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
 )
+TAR_FORMAT = tarfile.PAX_FORMAT
+"""The bytes of USTAR where a name fits into its 100; longer names get a header of their own."""
 MAX_LISTED = 1000
 """Left-out samples are all counted; at most this many per reason are listed by name."""
 
@@ -36,6 +38,8 @@ def add_file(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     info.size = len(data)
     info.mode = 0o644
     tar.addfile(info, io.BytesIO(data))
+    # Else tarfile keeps every header in memory.
+    tar.members.clear()  # type: ignore[attr-defined]
     padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     return tar.offset - padded
 
@@ -60,7 +64,7 @@ class Writer:
             return
         self._keys.add(key)
         if self._tar is None:
-            self._tar = tarfile.open(self._path("tar"), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self._tar = tarfile.open(self._path("tar"), "w", format=TAR_FORMAT)  # noqa: SIM115
         offset = add_file(self._tar, f"{key}.jpg", jpeg)
         add_file(self._tar, f"{key}.txt", caption.encode())
         add_file(self._tar, f"{key}.json", json.dumps(dict(facts), sort_keys=True).encode())

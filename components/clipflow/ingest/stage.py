@@ -14,16 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 def run(params: Params, *, pairs: Path, benchmarks: Path) -> None:
-    """Write `pairs` and `benchmarks` from the selected source; both are complete or absent.
+    """Write `pairs` and `benchmarks` from the selected source; both are complete or absent,
+    and never of two runs: what one holds out, the other may not train on.
 
     Raises ArtifactError if the source has no usable pair or can't be read at all. Single unusable
     samples are left out, counted and listed by reason in the manifest.
     """
     logger.info("source %s, data %s, seed %d", params.source.name, params.data, params.seed)
-    with (
-        manifest.complete_or_absent(pairs) as pairs_folder,
-        manifest.complete_or_absent(benchmarks) as benchmarks_folder,
-    ):
+    with manifest.all_complete_or_absent(pairs, benchmarks) as (pairs_folder, benchmarks_folder):
         pairs_writer = pairs_artifact.Writer(pairs_folder, params.samples_per_shard)
         benchmarks_writer = benchmarks_artifact.Writer(benchmarks_folder)
         params.source.fill(params, pairs_writer, benchmarks_writer)

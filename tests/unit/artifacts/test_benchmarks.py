@@ -43,6 +43,22 @@ def test_reading(folder: Path) -> None:
     assert [texts for _, texts in photos.samples("test")] == [b"one\ntwo"]
 
 
+def test_samples_as_they_come(tmp_path: Path) -> None:
+    writer = benchmarks.Writer(tmp_path)
+    with writer.classification("pets", ["cat", "dog"], ["a {c}"]) as pets:
+        for label, split in enumerate(("train", "test")):
+            pets.add(split, jpeg(), label)
+    with writer.retrieval("photos") as photos:
+        photos.add("test", jpeg(), ["one\nline", "two"])
+    with writer.classification("untested", ["cat"], ["a {c}"]) as untested:
+        untested.add("train", jpeg(), 0)
+    writer.close()
+    read_pets, read_photos = benchmarks.read(tmp_path)
+    assert [label for _, label in read_pets.samples("test")] == [b"1"]
+    assert [texts for _, texts in read_photos.samples("test")] == [b"one line\ntwo"]
+    assert not (tmp_path / "untested").exists()
+
+
 def test_truncated_tar_is_refused(folder: Path) -> None:
     tar = folder / "pets/test/0.tar"
     tar.write_bytes(tar.read_bytes()[:2500])

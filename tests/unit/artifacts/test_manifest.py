@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from clipflow.errors import ArtifactError
 
 
 def test_success_replaces_what_was_there(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "folder" / "out"
     for text in ("old", "new"):
         with manifest.complete_or_absent(out) as folder:
             (folder / "file").write_text(text)
     assert (out / "file").read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in out.parent.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -34,6 +35,34 @@ def test_failure_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) 
     with pytest.raises(error):
         fail()
     assert (out / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("renames", range(5))
+def test_killed_at_any_rename_new_never_stands_beside_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    outs = [tmp_path / "pairs", tmp_path / "benchmarks"]
+
+    def write(text: str) -> None:
+        with manifest.all_complete_or_absent(*outs) as folders:
+            for folder in folders:
+                (folder / "file").write_text(text)
+
+    write("old")
+    done, rename = [], Path.rename
+
+    def killed(source: Path, target: Path) -> Path:
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(source)
+        return rename(source, target)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        write("new")
+    assert len({(out / "file").read_text() for out in outs if out.exists()}) <= 1
+    write("again")
+    assert sorted(tmp_path.glob("*s*")) == sorted(outs)
 
 
 def test_leftovers_of_a_killed_run_are_cleared(tmp_path: Path) -> None:

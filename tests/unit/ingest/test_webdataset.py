@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,43 @@ def test_captions_from_txt_or_json_and_images_of_any_kind(tmp_path: Path, ingest
     write_shard(tmp_path / "d/1.tar", {"c.txt": b"no image", "d.jpg": jpeg(), "e.jpg": b"junk",
                                        "e.txt": b"junk", "a.jpg": jpeg(), "a.txt": b"again"})  # fmt: skip
     pairs, _ = ingest(tmp_path / "d")
-    assert dict(zip(pairs.keys, pairs.captions, strict=True)) == {"a": "red", "b": "grey"}
+    assert pairs.captions == ["red", "grey", "again"]
     left_out = {reason: listed["names"] for reason, listed in pairs.manifest["left_out"].items()}
     assert left_out == {
         "sample without image": ["1.tar/c"],
         "empty caption": ["1.tar/d"],
         "unreadable image": ["1.tar/e"],
-        "duplicate key": ["a"],
     }
+
+
+def test_keys_are_unique_across_folders_and_shards_and_stay(tmp_path: Path, ingest: Any) -> None:
+    (tmp_path / "d/more").mkdir(parents=True)
+    members = {f"{n}.{s}": d for n in ("cat/1", "dog/1", "../1") for s, d in
+               (("jpg", jpeg()), ("txt", n.encode()))}  # fmt: skip
+    write_shard(tmp_path / "d/more/1.tar", members)
+    before, _ = ingest(tmp_path / "d")
+    assert before.captions == ["cat/1", "dog/1", "../1"]
+    assert len(set(before.keys)) == 3
+    assert all(re.fullmatch("[0-9a-f]{16}", key) for key in before.keys)
+    for shard in ("0.tar", "1.tar"):
+        write_shard(tmp_path / "d" / shard, members)
+    after, _ = ingest(tmp_path / "d")
+    assert len(after) == len(set(after.keys)) == 9
+    assert set(before.keys) < set(after.keys)
+    with tarfile.open(before.shards[0]) as tar:
+        facts = tar.extractfile(f"{before.keys[0]}.json")
+        assert facts
+        assert json.load(facts) == {"shard": "more/1.tar", "key": "cat/1"}
+
+
+def test_names_and_captions_that_are_no_text(tmp_path: Path, ingest: Any) -> None:
+    (tmp_path / "d").mkdir()
+    write_shard(
+        tmp_path / "d/0.tar",
+        {"caf\udce9.jpg": jpeg(), "caf\udce9.json": b'{"caption": "a \\ud83d"}'},
+    )
+    pairs, _ = ingest(tmp_path / "d")
+    assert pairs.captions == ["a ?"]
 
 
 @pytest.mark.parametrize("cut", [700, 30_000])

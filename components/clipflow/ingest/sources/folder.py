@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from clipflow import log
-from clipflow.errors import ArtifactError, did_you_mean
+from clipflow.errors import ArtifactError
 from clipflow.ingest.images import UnusableImageError, rgb_jpeg
-from clipflow.ingest.sources import Source
-from clipflow.ingest.sources._files import existing, held_out, images_under, key
+from clipflow.ingest.sources import Source, _captions
+from clipflow.ingest.sources._files import existing, file_below, held_out, images_under, key, lines
 
 if TYPE_CHECKING:
     from clipflow.artifacts import benchmarks as benchmarks_artifact
@@ -28,19 +28,20 @@ class Folder(Source):
     """Two layouts, told apart by `captions_file`.
 
     With it, rows name images below `ingest.data` and their captions (open_clip's and LaCLIP's CSV and
-    TSV files); the held-out share becomes a retrieval benchmark. Without it, `ingest.data` holds class
+    TSV files); the held-out share becomes a retrieval benchmark. Of an image with several rows the
+    first caption is trained on; the benchmark has them all. Without it, `ingest.data` holds class
     folders, or `train/` and `test/` of class folders; captions come from the templates, and the test
     images become a classification benchmark.
     """
 
     captions_file: str | None
-    """CSV (commas) or TSV (tabs) with a header line; null for class folders."""
+    """CSV, or TSV without quoting, with a header line, below `ingest.data`; null for class folders."""
     image_column: str
     """Column with the image's path relative to `ingest.data`: `filepath` in open_clip's files."""
     caption_column: str
     """Column with the caption: `title` in open_clip's files."""
     templates_file: str | None
-    """Captions for class folders, one a line, with {c} for the class; null for the built-in ones."""
+    """Captions for class folders, one a line, {c} for the class, below `ingest.data`; null: built-in."""
     test_share: float = Field(ge=0, lt=1)
     """Share of samples held out for the benchmark, where there is no `test/` folder."""
 
@@ -50,7 +51,8 @@ class Folder(Source):
         """Read every image below `ingest.data`."""
         root = existing(Path(params.data), "a folder of images")
         if self.captions_file is not None:
-            self._with_captions(root, Path(self.captions_file), params, pairs, benchmarks)
+            file = file_below(root, self.captions_file, "a captions CSV or TSV")
+            self._with_captions(root, file, params, pairs, benchmarks)
         else:
             self._with_classes(root, params, pairs, benchmarks)
 
@@ -62,26 +64,26 @@ class Folder(Source):
         pairs: pairs_artifact.Writer,
         benchmarks: benchmarks_artifact.Writer,
     ) -> None:
-        held: list[tuple[bytes, list[str]]] = []
-        captions = self._captions(existing(captions_file, "a captions CSV or TSV"))
-        for name, caption in log.progress(
-            captions.items(), total=None, what="images", unit="image"
-        ):
-            jpeg = _usable(root / name, name, params, pairs)
-            if jpeg is None:
-                continue
-            if not caption.strip():
-                pairs.leave_out("empty caption", name)
-            elif held_out(key(name), params.seed, self.test_share):
-                held.append((jpeg, [caption.strip()]))
-            else:
-                pairs.add(key(name), jpeg, caption.strip(), {"path": name})
+        table = _captions.read(
+            captions_file, self.image_column, self.caption_column, pairs.leave_out
+        )
+        with benchmarks.retrieval("heldout") as heldout:
+            for name, captions in log.progress(
+                table.items(), total=len(table), what="images", unit="image"
+            ):
+                jpeg = _usable(root / name, name, params, pairs) if captions else None
+                if jpeg is None:
+                    continue
+                if held_out(key(name), params.seed, self.test_share):
+                    heldout.add("test", jpeg, captions)
+                    continue
+                pairs.add(key(name), jpeg, captions[0], {"path": name})
+                for _ in captions[1:]:
+                    pairs.leave_out("another caption of the same image", name)
         for path in images_under(root):
             name = path.relative_to(root).as_posix()
-            if name not in captions:
+            if name not in table:
                 pairs.leave_out("image without caption", name)
-        if held:
-            benchmarks.add_retrieval("heldout", held)
 
     def _with_classes(
         self,
@@ -91,55 +93,71 @@ class Folder(Source):
         benchmarks: benchmarks_artifact.Writer,
     ) -> None:
         split = (root / "train").is_dir() and (root / "test").is_dir()
-        train_root = root / "train" if split else root
-        classes = sorted(p.name for p in train_root.iterdir() if p.is_dir())
-        if not classes:
+        roots = [root / "train", root / "test"] if split else [root]
+        classes = _classes(roots)
+        templates = self._templates(root)
+        names = [_spoken(folder) for folder in classes]
+        with benchmarks.classification(_task_name(root), names, templates) as task:
+            for label, name, path in _labelled(root, roots, classes):
+                jpeg = _usable(path, name, params, pairs)
+                if jpeg is None:
+                    continue
+                held = not split and held_out(key(name), params.seed, self.test_share)
+                if held or (split and name.startswith("test/")):
+                    task.add("test", jpeg, label)
+                    continue
+                task.add("train", jpeg, label)
+                template = random.Random(f"{params.seed}/{key(name)}").choice(templates)
+                caption = template.replace("{c}", names[label])
+                pairs.add(key(name), jpeg, caption, {"path": name, "class": classes[label]})
+
+    def _templates(self, root: Path) -> list[str]:
+        path = TEMPLATES
+        if self.templates_file is not None:
+            path = file_below(root, self.templates_file, "a template file")
+        templates = [line.strip() for line in lines(path) if line.strip()]
+        wrong = [line for line in templates or [""] if "{c}" not in line]
+        if wrong:
             raise ArtifactError(
-                f"{train_root}: expected class folders of images, found none; "
-                "or set sources.folder.captions_file"
+                f"{path}: expected {{c}} for the class in each line, got '{wrong[0]}'; "
+                "write for example 'a photo of a {c}.'"
             )
-        file = (
-            existing(Path(self.templates_file), "a template file")
-            if self.templates_file
-            else TEMPLATES
+        return templates
+
+
+def _classes(roots: list[Path]) -> list[str]:
+    """The names of the class folders, sorted: those of the first root, which trains."""
+    train_root = roots[0]
+    classes = _folders(train_root)
+    if not classes:
+        raise ArtifactError(
+            f"{train_root}: expected class folders of images, found none; "
+            "or set sources.folder.captions_file"
         )
-        templates = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        for line in templates:
-            if "{c}" not in line:
-                raise ArtifactError(
-                    f"{file}: expected {{c}} for the class in each line, got '{line}'"
-                )
-        samples: dict[str, list[tuple[bytes, int]]] = {"train": [], "test": []}
-        for label, name, path in _labelled(root, train_root, classes):
-            jpeg = _usable(path, name, params, pairs)
-            if jpeg is None:
-                continue
-            held = not split and held_out(key(name), params.seed, self.test_share)
-            if held or (split and name.startswith("test/")):
-                samples["test"].append((jpeg, label))
-                continue
-            samples["train"].append((jpeg, label))
-            template = random.Random(f"{params.seed}/{key(name)}").choice(templates)
-            caption = template.replace("{c}", _spoken(classes[label]))
-            pairs.add(key(name), jpeg, caption, {"path": name, "class": classes[label]})
-        if samples["test"]:
-            names = [_spoken(name) for name in classes]
-            benchmarks.add_classification(root.name or "folder", names, templates, dict(samples))
-
-    def _captions(self, path: Path) -> dict[str, str]:
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, delimiter=delimiter)
-            for column in (self.image_column, self.caption_column):
-                if column not in (rows.fieldnames or []):
-                    hint = did_you_mean(column, rows.fieldnames or ["no header line"])
-                    raise ArtifactError(f"{path}: expected a column '{column}'; {hint}")
-            return {row[self.image_column]: row[self.caption_column] or "" for row in rows}
+    for folder in roots[1:]:
+        untrained = sorted(set(_folders(folder)) - set(classes))
+        if untrained:
+            raise ArtifactError(
+                f"{folder}: expected only classes that {train_root} has, got also "
+                f"{', '.join(untrained)}; rename, add or remove these folders"
+            )
+    called: dict[str, str] = {}
+    for name in classes:
+        other = called.setdefault(_spoken(name), name)
+        if other != name:
+            raise ArtifactError(
+                f"{train_root}: expected a name of its own for each class, got '{other}' and '{name}', "
+                f"both called '{_spoken(name)}' in captions; merge or rename these folders"
+            )
+    return classes
 
 
-def _labelled(root: Path, train_root: Path, classes: list[str]) -> Iterator[tuple[int, str, Path]]:
+def _folders(root: Path) -> list[str]:
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _labelled(root: Path, roots: list[Path], classes: list[str]) -> Iterator[tuple[int, str, Path]]:
     """`(class index, name relative to root, path)` of every image in class folders."""
-    roots = [train_root] if train_root == root else [train_root, root / "test"]
     paths = [
         (label, path)
         for folder in roots
@@ -154,7 +172,7 @@ def _usable(path: Path, name: str, params: Params, pairs: pairs_artifact.Writer)
     """The image as RGB JPEG bytes, or None after it was counted as left out."""
     try:
         return rgb_jpeg(path.read_bytes(), params.jpeg_quality)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: no file can have that name
         pairs.leave_out("no such image", name)
     except (UnusableImageError, OSError) as error:
         reason = str(error) if isinstance(error, UnusableImageError) else "unreadable file"
@@ -164,3 +182,8 @@ def _usable(path: Path, name: str, params: Params, pairs: pairs_artifact.Writer)
 
 def _spoken(folder: str) -> str:
     return folder.replace("_", " ").replace("-", " ")
+
+
+def _task_name(root: Path) -> str:
+    """The data folder's name in the characters that MLflow's metric names may have."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", root.name) or "folder"

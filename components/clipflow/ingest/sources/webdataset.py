@@ -1,4 +1,9 @@
-"""webdataset: existing tar shards of `<key>.jpg` (or png, webp, ...) with `<key>.txt` or `<key>.json`."""
+"""webdataset: existing tar shards of `<key>.jpg` (or png, webp, ...) with `<key>.txt` or `<key>.json`.
+
+Keys often restart in every shard and may have folders in them, so a pair's key is made of both: 16 hex
+digits of `<shard>/<key>`. It stays the same when other shards are added; both parts are kept in the
+pair's facts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from clipflow import log
 from clipflow.errors import ArtifactError
 from clipflow.ingest.images import UnusableImageError, rgb_jpeg
 from clipflow.ingest.sources import Source
-from clipflow.ingest.sources._files import IMAGE_SUFFIXES, existing, held_out
+from clipflow.ingest.sources._files import IMAGE_SUFFIXES, existing, held_out, key
 
 if TYPE_CHECKING:
     from clipflow.artifacts import benchmarks as benchmarks_artifact
@@ -38,35 +43,25 @@ class Webdataset(Source):
         shards = [root] if root.is_file() else sorted(root.rglob("*.tar"))
         if not shards:
             raise ArtifactError(f"{root}: expected *.tar shards, found none; check ingest.data")
-        held: list[tuple[bytes, list[str]]] = []
-        for shard in log.progress(shards, total=len(shards), what="shards", unit="shard"):
-            for key, files in self._samples(shard, pairs):
-                name = f"{shard.name}/{key}"
-                image = next(
-                    (data for suffix, data in files.items() if suffix in IMAGE_SUFFIXES), None
-                )
-                caption = self._caption(files)
-                if image is None:
-                    pairs.leave_out("sample without image", name)
-                elif not caption:
-                    pairs.leave_out("empty caption", name)
-                else:
+        with benchmarks.retrieval("heldout") as heldout:
+            for shard in log.progress(shards, total=len(shards), what="shards", unit="shard"):
+                shard_name = shard.name if shard == root else shard.relative_to(root).as_posix()
+                for stem, files in self._samples(shard, shard_name, pairs):
+                    name = f"{shard_name}/{stem}"
                     try:
-                        jpeg = rgb_jpeg(image, params.jpeg_quality)
+                        jpeg, caption = self._usable(files, params.jpeg_quality)
                     except UnusableImageError as error:
                         pairs.leave_out(str(error), name)
                         continue
-                    if held_out(key, params.seed, self.test_share):
-                        held.append((jpeg, [caption]))
+                    if held_out(key(name), params.seed, self.test_share):
+                        heldout.add("test", jpeg, [caption])
                     else:
-                        pairs.add(key, jpeg, caption, {"shard": shard.name})
-        if held:
-            benchmarks.add_retrieval("heldout", held)
+                        pairs.add(key(name), jpeg, caption, {"shard": shard_name, "key": stem})
 
     def _samples(
-        self, shard: Path, pairs: pairs_artifact.Writer
+        self, shard: Path, shard_name: str, pairs: pairs_artifact.Writer
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """`(key, {suffix: bytes})`: neighbouring members whose names agree up to the first dot."""
+        """`(key, {suffix: bytes})`: neighbouring members whose paths agree up to the name's first dot."""
         key, files = "", dict[str, bytes]()
         try:
             with tarfile.open(shard) as tar:
@@ -75,7 +70,8 @@ class Webdataset(Source):
                     if file is None:
                         continue
                     path = PurePosixPath(member.name)
-                    stem, _, suffix = path.name.partition(".")
+                    base, _, suffix = path.name.partition(".")
+                    stem = (path.parent / base).as_posix()
                     if stem != key and files:
                         yield key, files
                         files = {}
@@ -87,14 +83,25 @@ class Webdataset(Source):
                     if end.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                         raise tarfile.ReadError("unexpected end of data")
         except (OSError, tarfile.TarError):
-            pairs.leave_out("truncated or damaged shard", shard.name)
+            pairs.leave_out("truncated or damaged shard", shard_name)
         if files:
             yield key, files
+
+    def _usable(self, files: dict[str, bytes], jpeg_quality: int) -> tuple[bytes, str]:
+        image = next((files[suffix] for suffix in files if suffix in IMAGE_SUFFIXES), None)
+        if image is None:
+            raise UnusableImageError("sample without image")
+        caption = self._caption(files)
+        if not caption:
+            raise UnusableImageError("empty caption")
+        return rgb_jpeg(image, jpeg_quality), caption
 
     def _caption(self, files: dict[str, bytes]) -> str:
         if ".txt" in files:
             return files[".txt"].decode("utf-8", errors="replace").strip()
         try:
-            return str(json.loads(files.get(".json", b"{}")).get(self.caption_key) or "").strip()
+            caption = str(json.loads(files.get(".json", b"{}")).get(self.caption_key) or "")
         except (ValueError, AttributeError):
             return ""
+        # JSON can hold half a surrogate pair, which is no character.
+        return caption.encode(errors="replace").decode().strip()
