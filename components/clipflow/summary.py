@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from clipflow import track
 from clipflow.artifacts import checkpoint as checkpoints
+from clipflow.artifacts import manifest
 from clipflow.artifacts import registration as registrations
 from clipflow.artifacts import report as reports
 
@@ -29,18 +31,33 @@ def describe(checkpoint: Path, report: Path, registration: Path) -> str:
         for run in track.finished_runs(with_metric=COLUMNS["zero-shot"], limit=MAX_EARLIER + 1)
         if run.id != trained["mlflow_run_id"]
     ][:MAX_EARLIER]
-    aliases = " ".join(f"@{alias}" for alias in decision["aliases"])
     lines = [
         "",
         *_table(rows),
         "",
-        f"Registered   {decision['model']} version {decision['version']} {aliases}",
+        f"Registered   {_registered(decision, checkpoint, report)}",
         *(f"             {reason}" for reason in decision["reasons"]),
         f"Report       {(report / reports.PAGE).absolute().as_uri()}",
         f"MLflow       make ui, then http://127.0.0.1:5000 (run {trained['mlflow_run_id']})",
         "Compare      dvc exp run -S pretrain.recipe=clip",
     ]
     return "\n".join(lines)
+
+
+def _registered(decision: dict[str, Any], checkpoint: Path, report: Path) -> str:
+    """The version as the registry has it now; the artifact may be older, out of DVC's cache."""
+    digests = {
+        "checkpoint_digest": manifest.digest(checkpoint),
+        "report_digest": manifest.digest(report),
+    }
+    version = track.registered(decision["model"], digests)
+    if version is None:
+        return (
+            f"{decision['model']} version {decision['version']} is not in this registry any more;"
+            " run 'dvc repro --force --single-item register'"
+        )
+    aliases = " ".join(f"@{alias}" for alias in track.aliases(version))
+    return f"{decision['model']} version {version.version} {aliases or '(without an alias now)'}"
 
 
 def _table(rows: list[tuple[str, dict[str, float]]]) -> list[str]:

@@ -3,8 +3,10 @@
 import logging
 import socket
 import subprocess
+import threading
 import time
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from clipflow import track
 from clipflow.artifacts import manifest
 from clipflow.errors import TrackingError
+from clipflow.track import runs, server
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +82,7 @@ def test_a_run_and_its_resumption(pairs: Path) -> None:
 def test_an_interrupted_run_is_killed_and_samples_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(track, "SYSTEM_METRICS_S", 0.2)
+    monkeypatch.setattr(runs, "SYSTEM_METRICS_S", 0.2)
     with (
         suppress(KeyboardInterrupt),
         track.start("laclip", params={}, tags={}, datasets={}) as run,
@@ -125,8 +128,8 @@ def test_reopen_keeps_the_status_and_outlives_a_lost_run(caplog: pytest.LogCaptu
 
 
 def test_a_server_that_is_down_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     track.client()  # importing MLflow is not what is timed
     start = time.monotonic()
@@ -136,9 +139,9 @@ def test_a_server_that_is_down_is_refused_at_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_server_that_never_answers_is_refused_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(track, "CONNECT_S", 1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+    monkeypatch.setattr(server, "CONNECT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listener.getsockname()[1]}")
         track.client()
         start = time.monotonic()
         with pytest.raises(TrackingError, match=r"no answer \(TimeoutError\)"):
@@ -146,12 +149,67 @@ def test_a_server_that_never_answers_is_refused_in_seconds(monkeypatch: pytest.M
         assert time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize("limit", ["CALL_S", "UPLOAD_S"])
+def test_a_server_that_stops_answering_holds_a_write_up_for_seconds(
+    monkeypatch: pytest.MonkeyPatch, pairs: Path, limit: str
+) -> None:
+    monkeypatch.setattr(server, limit, 1)
+    monkeypatch.setattr(runs, "DRAIN_S", 0.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if limit == "UPLOAD_S" else "60")
+    with socket.create_server(("127.0.0.1", 0)) as listener, track.reopen(None, name="x") as run:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        start = time.monotonic()
+        run.tag({"a": "b"}) if limit == "CALL_S" else run.log_artifacts(pairs)
+        assert time.monotonic() - start < 8
+
+
+def test_the_end_of_a_run_waits_no_longer_than_it_says(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "CALL_S", 60)
+    monkeypatch.setattr(runs, "DRAIN_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+    with track.reopen(None, name="x") as run:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{address[1]}")
+        run.tag({"a": "b"})  # refused at once
+        listener = socket.create_server(address)  # and now it never answers
+        start = time.monotonic()
+    listener.close()
+    assert time.monotonic() - start < 8
+    assert "the last 2 writes to run" in caplog.text
+
+
+def test_a_pause_that_the_server_asks_for_is_not_slept_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(503)
+            self.send_header("Retry-After", "60")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as busy:
+        threading.Thread(target=busy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{busy.server_port}")
+        track.client()
+        start = time.monotonic()
+        with pytest.raises(TrackingError, match="no answer"), track.reopen("0" * 32, name="x"):
+            pass
+        busy.shutdown()
+    assert time.monotonic() - start < 10
+
+
 def test_what_is_written_while_the_server_is_away_is_sent_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from mlflow.exceptions import MlflowException
 
-    monkeypatch.setattr(track, "PAUSE_S", 0.0)
+    monkeypatch.setattr(runs, "PAUSE_S", 0.0)
     client = track.client()
     log_batch, away = client.log_batch, True
 
@@ -182,7 +240,7 @@ def test_what_could_not_be_sent_is_said_and_harms_nothing(
 ) -> None:
     from mlflow.exceptions import MlflowException
 
-    monkeypatch.setattr(track, "DRAIN_S", 0.0)
+    monkeypatch.setattr(runs, "DRAIN_S", 0.0)
 
     def refuse(*_: object, **__: object) -> None:
         raise MlflowException("API request failed: connection refused")
@@ -220,6 +278,21 @@ def test_no_champion() -> None:
     assert track.champion_history("nobody", "loss") is None
     track.client().create_registered_model("nobody")
     assert track.champion_history("nobody", "loss") is None
+
+
+def test_a_registered_version_is_found_by_its_tags_with_its_present_aliases() -> None:
+    client = track.client()
+    assert track.registered("m", {"a": "1"}) is None
+    client.create_registered_model("m")
+    for number in "12":
+        client.create_model_version("m", source="/m", tags={"a": number, "b": "x"})
+    assert track.registered("m", {"a": "3", "b": "x"}) is None
+    version = track.registered("m", {"a": "2", "b": "x"})
+    assert str(version.version) == "2"
+    assert track.aliases(version) == []
+    for alias, number in {"champion": "1", "z": "2", "challenger": "2"}.items():
+        client.set_registered_model_alias("m", alias, number)
+    assert track.aliases(version) == ["challenger", "z"]
 
 
 def git(*args: str) -> None:

@@ -37,5 +37,12 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def provenance(folder: Path) -> dict[str, Any]:
-    """The lineage key that pretrain wrote: `mlflow_run_id`, `git_sha`, `inputs`, ..."""
-    return dict(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")))
+    """The lineage key that pretrain wrote: `mlflow_run_id`, `git_sha`, ... Raises ArtifactError."""
+    path = folder / PROVENANCE
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: expected the lineage of a checkpoint, found none that can be read"
+            f" ({type(error).__name__}); make it again with 'clipflow pretrain'"
+        ) from None

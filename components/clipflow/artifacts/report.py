@@ -3,7 +3,7 @@
 report/metrics.json      flat, fractions in [0, 1]: `zero_shot/<task>/top1`, `retrieval/<task>/...`
 report/report.html       self-contained page with pictures
 report/tables/           what the pictures show: see evaluate/tables.py
-report/manifest.json
+report/manifest.json     digests of the checkpoint and the benchmarks
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ SCHEMA = "clipflow.report/1"
 METRICS = "metrics.json"
 PAGE = "report.html"
 TABLES = "tables"
+
+
+def benchmarks(folder: Path) -> str:
+    """The digest of what the report was measured on. Raises ArtifactError for another folder."""
+    return str(manifest.read(folder, SCHEMA).get("benchmarks", "none"))
 
 
 def metrics(folder: Path) -> dict[str, float]:

@@ -107,6 +107,8 @@ def curve(name: str, ours: Points, theirs: Points = ()) -> Markup:
             text = Markup('<text x="{}" y="{}" class="mid">{:,.0f}</text>')
             parts.append(text.format(x(step), height - 6, float(step)))
     for points, kind in ((theirs, "theirs"), (ours, "ours")):
+        if not points:
+            continue
         path = " ".join(f"{x(step)},{y(value)}" for step, value in points)
         parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, path))
     return _svg(width, height, f"{name} over training steps", parts)

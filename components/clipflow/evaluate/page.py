@@ -26,6 +26,15 @@ EXTREMES = 6
 """Classes listed at either end of a per-class table."""
 POINTS = 300
 """Points drawn of a training curve; each is the mean of its neighbours."""
+LEGEND = {
+    "chance": "chance",
+    "canonical": "first prompt alone",
+    "ensemble": "all prompts; retrieval",
+    "synonyms": "with synonyms",
+    "probe": "linear probe",
+    "champion": "champion, all prompts; retrieval",
+}
+"""What each kind of mark in the chart of all tasks means."""
 CURVES = {
     "loss": "Loss",
     "logit_scale": "Logit scale",
@@ -42,8 +51,13 @@ def render(
     embedder: Embedder,
     results: Results,
     champion: Champion | None,
+    elsewhere: Champion | None,
 ) -> str:
-    """The page as text. facts: the checkpoint's manifest. tasks: where the pictures come from."""
+    """The page as text.
+
+    facts: the checkpoint's manifest. tasks: where the pictures come from. elsewhere: a champion that
+    was measured on other benchmarks, to be named and not compared with.
+    """
     by_name = {task.name: task for task in tasks}
     count = params.gallery_size
     environment = Environment(
@@ -54,10 +68,12 @@ def render(
     compared = champion.metrics if champion else {}
     zero_shot = comparison.zero_shot(results, compared)
     retrieval = comparison.retrieval(results, params.recall_at, compared)
+    rows = _rows(zero_shot, retrieval, min(params.recall_at))
     return environment.get_template(TEMPLATE).render(
         facts=facts,
         model=params.champion,
         champion=champion,
+        elsewhere=elsewhere,
         num_parameters=sum(p.numel() for p in embedder.model.parameters()),
         logit_scale=embedder.logit_scale,
         tiles=comparison.tiles(results.metrics(), compared, zero_shot, retrieval),
@@ -69,7 +85,12 @@ def render(
             if any(column in line.values for line in zero_shot)
         },
         recall_at=sorted(params.recall_at),
-        dots=charts.dots(_rows(zero_shot, retrieval, min(params.recall_at))),
+        legend={
+            kind: label
+            for kind, label in LEGEND.items()
+            if kind == "chance" or any(kind in row.marks for row in rows)
+        },
+        dots=charts.dots(rows),
         curves=_curves(checkpoint / checkpoint_artifact.HISTORY, champion),
         confusions=[_confusion(c) for c in results.classifications],
         mistakes={

@@ -31,7 +31,9 @@ def run(params: Params, *, checkpoint: Path, benchmarks: Path, report: Path) -> 
     run_id = checkpoint_artifact.provenance(checkpoint)["mlflow_run_id"]
     tasks = benchmarks_artifact.read(benchmarks)
     embedder = embed.load(checkpoint, params.batch_size)
+    measured_on = manifest.digest(benchmarks)
     champion = track.champion_history(params.champion, "train/loss")
+    elsewhere = champion if champion and champion.benchmarks != measured_on else None
     logger.info(
         "%s (%s, %s) on %s: %s; beside it: %s",
         checkpoint,
@@ -39,21 +41,33 @@ def run(params: Params, *, checkpoint: Path, benchmarks: Path, report: Path) -> 
         facts["architecture"],
         embedder.device,
         ", ".join(task.name for task in tasks),
-        f"{params.champion} version {champion.version}" if champion else "no champion yet",
+        f"{params.champion} version {champion.version}"
+        + (" (measured on other benchmarks: not compared)" if elsewhere else "")
+        if champion
+        else "no champion yet",
     )
     results = measure(params, embedder, tasks)
     metrics = results.metrics()
     with manifest.complete_or_absent(report) as folder:
         manifest.write_json(folder / report_artifact.METRICS, metrics)
         tables.write(folder / report_artifact.TABLES, results)
-        html = page.render(params, checkpoint, facts, tasks, embedder, results, champion)
+        html = page.render(
+            params,
+            checkpoint,
+            facts,
+            tasks,
+            embedder,
+            results,
+            champion=None if elsewhere else champion,
+            elsewhere=elsewhere,
+        )
         (folder / report_artifact.PAGE).write_text(html, encoding="utf-8")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest.write(
             folder,
             report_artifact.SCHEMA,
             checkpoint=manifest.digest(checkpoint),
-            benchmarks=manifest.digest(benchmarks),
+            benchmarks=measured_on,
             sha256={str(path.relative_to(folder)): manifest.file_digest(path) for path in files},
         )
         with track.reopen(run_id, name=facts["recipe"]) as mlflow_run:

@@ -23,10 +23,17 @@ class Decision:
 
 
 def decide(
-    candidate: Mapping[str, float], champion: Mapping[str, float] | None, params: Params
+    candidate: Mapping[str, float],
+    champion: Mapping[str, float] | None,
+    params: Params,
+    *,
+    elsewhere: str | None = None,
+    same_checkpoint: bool = False,
 ) -> Decision:
     """Compare the metrics of a candidate with the champion's; without a champion it needs no more.
 
+    elsewhere: the digest of the champion's benchmarks if they are others. Then nothing can be
+    compared, and only the champion's own checkpoint, measured anew, takes its place.
     Raises ParamsError if the candidate's report lacks the primary metric.
     """
     primary = params.primary
@@ -39,6 +46,16 @@ def decide(
         return Decision(False, [f"{primary} is {candidate[primary]}."])
     if champion is None:
         return Decision(True, [f"There is no champion yet; {primary} is {candidate[primary]:.4f}."])
+    if elsewhere and same_checkpoint:
+        return Decision(True, ["This is the champion's checkpoint, measured on other benchmarks."])
+    if elsewhere:
+        return Decision(
+            False,
+            [
+                f"The champion was measured on other benchmarks (digest {elsewhere}); evaluate and"
+                " register its checkpoint on these, or choose another register.model."
+            ],
+        )
     against = _too_little_gain(candidate, champion, params) + _drops(candidate, champion, params)
     if against:
         return Decision(False, against)

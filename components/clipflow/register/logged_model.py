@@ -30,7 +30,8 @@ def log(checkpoint: Path, run_id: str, *, name: str, metrics: dict[str, float], 
     model_id: str = client.create_logged_model(experiment, name, source_run_id=run_id).model_id
     with tempfile.TemporaryDirectory() as folder:
         _save(checkpoint, Path(folder) / "model", run_id, model_id)
-        client.log_model_artifacts(model_id, str(Path(folder) / "model"))
+        with track.uploading():
+            client.log_model_artifacts(model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
     now_ms = int(time.time() * 1000)

@@ -45,14 +45,23 @@ def run(params: Params, *, checkpoint: Path, report: Path, registration: Path) -
     digests = {
         "checkpoint_digest": manifest.digest(checkpoint),
         "report_digest": manifest.digest(report),
+        track.BENCHMARKS: reports.benchmarks(report),
     }
     with track.refusals():
-        version = _existing(params.model, digests) or _new(
+        version = track.registered(params.model, digests) or _new(
             params.model, checkpoint, metrics, facts, digests
         )
         rival = _rival(params.model, version)
         champion = logged_model.metrics(rival) if rival else None
-        decision = gate.decide(metrics, champion, params)
+        theirs = rival.tags if rival else digests
+        measured = theirs.get(track.BENCHMARKS, "unknown")
+        decision = gate.decide(
+            metrics,
+            champion,
+            params,
+            elsewhere=measured if measured != digests[track.BENCHMARKS] else None,
+            same_checkpoint=theirs.get("checkpoint_digest") == digests["checkpoint_digest"],
+        )
         aliases = _settle(params.model, version, rival, decision.accepted)
 
     with manifest.complete_or_absent(registration) as folder:
@@ -84,13 +93,6 @@ def run(params: Params, *, checkpoint: Path, report: Path, registration: Path) -
         version.version,
         " ".join(f"@{alias}" for alias in aliases),
     )
-
-
-def _existing(model: str, digests: dict[str, str]) -> Any:
-    """The version made of this very checkpoint and report, or None."""
-    tags = " and ".join(f"tags.{key} = '{value}'" for key, value in digests.items())
-    found = track.client().search_model_versions(f"name = '{model}' and {tags}")
-    return found[0] if found else None
 
 
 def _new(

@@ -32,24 +32,27 @@ class Page(HTMLParser):
 @pytest.fixture
 def mlflow(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    track.connect()
     return track.client()
 
 
 @pytest.fixture
-def trained(mlflow, tiny_checkpoint, tmp_path):
-    """A checkpoint whose MLflow run is the champion's."""
+def trained(mlflow, tiny_checkpoint, tiny_benchmarks, tmp_path):
+    """A checkpoint with a run, beside a champion that was measured on the same benchmarks."""
     copy = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, copy)
-    run = mlflow.create_run("0", run_name="first")
+    files = (tmp_path / "mlflow").as_uri()
+    experiment = mlflow.create_experiment("clipflow", artifact_location=files)
+    run = mlflow.create_run(experiment, run_name="first")
     for step in (10, 20):
         mlflow.log_metric(run.info.run_id, "train/loss", 5 - step / 10, step=step)
     mlflow.log_metric(run.info.run_id, "zero_shot/mean/top1", 0.111, step=20)
     mlflow.create_registered_model("clipflow-test")
-    mlflow.create_model_version("clipflow-test", source=str(copy), run_id=run.info.run_id)
+    mlflow.create_model_version(
+        "clipflow-test", source=str(copy), run_id=run.info.run_id,
+        tags={track.BENCHMARKS: manifest.digest(tiny_benchmarks)},
+    )  # fmt: skip
     mlflow.set_registered_model_alias("clipflow-test", "champion", "1")
-    provenance = {"mlflow_run_id": mlflow.create_run("0", run_name="second").info.run_id}
+    provenance = {"mlflow_run_id": mlflow.create_run(experiment, run_name="second").info.run_id}
     (copy / checkpoint.PROVENANCE).write_text(json.dumps(provenance))
     return copy
 
@@ -59,7 +62,7 @@ def untracked(monkeypatch, tmp_path):
     """The stage without MLflow and without a champion."""
     monkeypatch.setattr(track, "connect", lambda: None)
     monkeypatch.setattr(track, "champion_history", lambda model, metric: None)
-    monkeypatch.setattr(track, "is_main_process", lambda: False)
+    monkeypatch.setenv("RANK", "1")
     return tmp_path / "report"
 
 
@@ -115,6 +118,30 @@ def test_end_to_end_beside_a_champion(trained, tiny_benchmarks, params, tmp_path
     assert any(f.path == "report/report.html" for f in mlflow.list_artifacts(run_id, "report"))
 
 
+def test_a_champion_measured_on_other_benchmarks_is_named_and_not_drawn(
+    trained, tiny_benchmarks, params, tmp_path, mlflow
+):
+    mlflow.set_model_version_tag("clipflow-test", "1", track.BENCHMARKS, "0" * 32)
+    out = tmp_path / "report"
+    stage.run(params(), checkpoint=trained, benchmarks=tiny_benchmarks, report=out)
+    page = (out / report.PAGE).read_text()
+    assert "clipflow-test version 1, was measured on other benchmarks" in page
+    assert "no champion" not in page
+    assert "11.1" not in page
+    assert 'class="theirs"' not in page
+    assert "champion, all prompts" not in page
+
+
+def test_a_checkpoint_without_provenance_is_refused(
+    tiny_checkpoint, tiny_benchmarks, params, untracked, tmp_path
+):
+    bare = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, bare)
+    (bare / checkpoint.PROVENANCE).unlink()
+    with pytest.raises(ArtifactError, match=r"provenance\.json: expected .*'clipflow pretrain'"):
+        stage.run(params(), checkpoint=bare, benchmarks=tiny_benchmarks, report=untracked)
+
+
 def test_the_page_is_inert_and_carries_its_pictures(
     tiny_checkpoint, tiny_benchmarks, params, untracked
 ):
@@ -162,6 +189,9 @@ def test_optional_parts_may_be_absent(tiny_checkpoint, tmp_path, params, untrack
     )
     assert "linear_probe/mean/top1" not in report.metrics(untracked)
     text = (untracked / report.PAGE).read_text()
+    assert "first prompt alone" in text
+    assert "with synonyms" not in text
+    assert "linear probe" not in text.lower()
     assert "<h2>Training</h2>" not in text
     assert "rewrites</h2>" not in text
 

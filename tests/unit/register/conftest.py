@@ -48,14 +48,13 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_report(tmp_path: Path) -> Callable[..., Path]:
-    def make(name: str, **metrics: float) -> Path:
+    def make(name: str, benchmarks: str = "b" * 32, **metrics: float) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         named = {f"zero_shot/{task}/top1": value for task, value in metrics.items()}
         manifest.write_json(folder / reports.METRICS, named)
-        manifest.write(
-            folder, reports.SCHEMA, sha256=manifest.file_digest(folder / reports.METRICS)
-        )
+        digest = manifest.file_digest(folder / reports.METRICS)
+        manifest.write(folder, reports.SCHEMA, benchmarks=benchmarks, sha256=digest)
         return folder
 
     return make

@@ -71,6 +71,15 @@ def test_nan_is_never_accepted(champion: dict[str, float] | None) -> None:
     assert not decide({**CHAMPION, "zs/mean": 0.5, "zs/color": math.nan}, CHAMPION, PARAMS).accepted
 
 
+def test_metrics_from_other_benchmarks_are_not_compared() -> None:
+    better, worse = {**CHAMPION, "zs/mean": 0.9}, {**CHAMPION, "zs/mean": 0.1}
+    decision = decide(better, CHAMPION, PARAMS, elsewhere="abc")
+    assert not decision.accepted
+    assert "on other benchmarks (digest abc)" in decision.reasons[0]
+    assert decide(worse, CHAMPION, PARAMS, elsewhere="abc", same_checkpoint=True).accepted
+    assert not decide(worse, CHAMPION, PARAMS, same_checkpoint=True).accepted
+
+
 def test_unknown_primary_metric_is_an_error_that_names_the_closest() -> None:
     with pytest.raises(ParamsError, match=r"no metric 'zs/mean'; did you mean 'zs/men'\?"):
         decide({"zs/men": 0.4}, None, PARAMS)

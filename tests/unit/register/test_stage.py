@@ -23,7 +23,7 @@ PARAMS = Params(
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "RANK"):
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "RANK"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -94,10 +94,33 @@ def test_gate_that_closes_later_gives_the_alias_back(
     assert str(track.aliased("scenes", "champion").version) == "1"
 
 
+def test_a_champion_measured_on_other_benchmarks_is_not_compared_with(
+    make_checkpoint: Callable[..., Path], make_report: Callable[..., Path]
+) -> None:
+    register(make_checkpoint(0), make_report("report0", "0" * 32, mean=0.50))
+    other = register(make_checkpoint(1), make_report("report1", "1" * 32, mean=0.90))
+    assert not other["accepted"]
+    assert other["reasons"] == [
+        f"The champion was measured on other benchmarks (digest {'0' * 32}); evaluate and register"
+        " its checkpoint on these, or choose another register.model."
+    ]
+    assert str(track.aliased("scenes", "champion").version) == "1"
+
+    # What the reason advises: then the same candidate is compared.
+    anew = register(Path("checkpoint0"), make_report("report0b", "1" * 32, mean=0.30))
+    assert (anew["version"], anew["accepted"]) == ("3", True)
+    assert anew["reasons"] == ["This is the champion's checkpoint, measured on other benchmarks."]
+    assert register(Path("checkpoint0"), Path("report0b")) == anew
+    accepted = register(Path("checkpoint1"), make_report("report1b", "1" * 32, mean=0.91))
+    assert (accepted["accepted"], accepted["champion"]) == (
+        True, {"version": "3", "metrics": {"zero_shot/mean/top1": 0.30}},
+    )  # fmt: skip
+
+
 def test_unknown_primary_registers_nothing(
     make_checkpoint: Callable[..., Path], make_report: Callable[..., Path]
 ) -> None:
     with pytest.raises(ParamsError, match=r"no metric 'zero_shot/mean/top1'; did you mean"):
         register(make_checkpoint(0), make_report("report0", main=0.5))
-    assert not Path("mlflow.db").exists()
+    assert not track.client().search_registered_models()
     assert not Path("registration").exists()

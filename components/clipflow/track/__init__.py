@@ -1,0 +1,59 @@
+"""MLflow runs: parameters, metrics, tags and artifacts, under one lineage key.
+
+Where: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory with its files under
+`artifacts/mlflow`. Experiment: `MLFLOW_EXPERIMENT_NAME`, else `clipflow`.
+
+Training must outlive its tracker. `connect` refuses a server that is down before any work starts;
+after that, what a run writes while the server is away is kept, in order, and sent once it is back.
+On ranks other than 0 everything here does nothing.
+
+    server.py      where MLflow is, how long a call may take, what an error says
+    runs.py        writing to a run
+    queries.py     what earlier runs and registered versions say
+    provenance.py  the lineage key
+"""
+
+from clipflow.track.provenance import lineage
+from clipflow.track.queries import (
+    BENCHMARKS,
+    Champion,
+    Finished,
+    aliased,
+    aliases,
+    champion_history,
+    finished_runs,
+    registered,
+)
+from clipflow.track.runs import NO_RUN, Run, reopen, start
+from clipflow.track.server import (
+    client,
+    connect,
+    environment,
+    look_up,
+    refusals,
+    uploading,
+    uri,
+)
+
+__all__ = [
+    "BENCHMARKS",
+    "NO_RUN",
+    "Champion",
+    "Finished",
+    "Run",
+    "aliased",
+    "aliases",
+    "champion_history",
+    "client",
+    "connect",
+    "environment",
+    "finished_runs",
+    "lineage",
+    "look_up",
+    "refusals",
+    "registered",
+    "reopen",
+    "start",
+    "uploading",
+    "uri",
+]

@@ -1,0 +1,35 @@
+"""The lineage key, which joins Git, DVC, KFP and MLflow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from clipflow.artifacts import manifest
+
+
+def lineage(inputs: dict[str, Path]) -> dict[str, str]:
+    """The key: commit, image, pipeline run, input digests."""
+    return {
+        "git_sha": os.environ.get("GIT_SHA") or _git_sha(),
+        "image_digest": os.environ.get("CLIPFLOW_IMAGE") or "none",
+        "kfp_run_id": os.environ.get("KFP_RUN_ID") or "none",
+        **{f"{name}_digest": manifest.digest(folder) for name, folder in inputs.items()},
+    }
+
+
+def _git_sha() -> str:
+    """The commit of the working directory; `-dirty` if anything but DVC's own lock file differs."""
+    head = _git("rev-parse", "HEAD")
+    if head is None:
+        return "unknown"
+    return f"{head}-dirty" if _git("status", "--porcelain", "--", ":(exclude)dvc.lock") else head
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
