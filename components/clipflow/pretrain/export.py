@@ -62,9 +62,10 @@ def write(
 
 def _examples(pairs: Pairs, rewrites: pa.ListArray, seed: int) -> pa.Table:
     rows = random.Random(seed).sample(range(len(pairs)), min(NUM_EXAMPLES, len(pairs)))
+    keys = pairs.keys
     return pa.table(
         {
-            "key": [pairs.keys[row] for row in rows],
+            "key": [keys[row] for row in rows],
             "image": [pairs.image(row) for row in rows],
             "caption": [pairs.caption(row) for row in rows],
             "rewrites": pa.array([rewrites[row].as_py() for row in rows], pa.list_(pa.string())),
