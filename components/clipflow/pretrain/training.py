@@ -64,7 +64,7 @@ class Training:
                 if state.step % params.log_every == 0 or state.step == params.steps:
                     row = {**meter.read(state.step, params.batch_size, accelerator), "lr": lr}
                     self._log(row)
-                    bar.set_postfix(loss=f"{row['loss']:.3f}")
+                    bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
                 if state.step < params.steps:
                     self._save_or_stop(meter)
 
