@@ -1,4 +1,4 @@
-"""Two processes equal one: same losses, same weights, for every recipe, launched by torchrun."""
+"""Two processes equal one: same losses, same embeddings, for every recipe, launched by torchrun."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pyarrow.parquet as pq
 import pytest
-import safetensors.torch
 import torch
 from ruamel.yaml import YAML
 
@@ -42,8 +42,20 @@ def test_two_processes_equal_one(tmp_path: Path, values: dict[str, Any], recipe:
         assert f"on {world} x cpu" in done.stderr
     one, two = (pq.read_table(tmp_path / w / checkpoint.HISTORY).to_pydict() for w in ("1", "2"))
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
-    first, second = (
-        safetensors.torch.load_file(tmp_path / w / checkpoint.WEIGHTS) for w in ("1", "2")
-    )
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, atol=2e-4, rtol=0, msg=name)
+    # Not weight by weight: a key's bias has no effect and no gradient but rounding, which Adam magnifies.
+    first, second = (embeddings(tmp_path / world) for world in ("1", "2"))
+    torch.testing.assert_close(second, first, atol=2e-4, rtol=0)
+
+
+def embeddings(folder: Path) -> torch.Tensor:
+    """What a checkpoint makes of some images and texts."""
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(CAPTIONS.values()))
+    images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return torch.cat(
+            [
+                model.eval().encode_image(images, normalize=True),
+                model.encode_text(tokens, normalize=True),
+            ]
+        )
