@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -17,25 +17,59 @@ class Params(Section):
     """Which entry of `recipes:` to train by."""
     architecture: str
     """Any open_clip architecture (`ViT-B-16`, ...) or one of `clipflow/model/architectures`."""
+    initial_weights: str | None
+    """Folder of a checkpoint of the same architecture to start from; null starts from random weights."""
+    locked: list[Literal["image", "text"]]
+    """Towers that are not trained. `[image]` is LiT's contrastive tuning (Zhai et al. 2022)."""
+    patch_dropout: float = Field(ge=0, lt=1)
+    """Share of image patches left out of each training step (FLIP, Li et al. 2023, uses 0.5 to 0.75)."""
     batch_size: int = Field(ge=2)
     """Global batch size over all devices: it sets the number of negatives."""
+    chunk_size: int | None = Field(ge=1)
+    """Samples that a device's towers take at once, by gradient caching (Gao et al. 2021): less memory for
+    a third more time, the same negatives and gradients. null: a device's whole share of the batch."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
     warmup_steps: int = Field(ge=0)
     """Steps of linear warm-up from 1e-6 to `lr`."""
+    schedule: Literal["cosine", "linear", "constant"]
+    """How the learning rate goes from `lr` to `lr_min` after warm-up. CLIP and LaCLIP: cosine."""
     lr: float = Field(gt=0)
-    """Peak learning rate; cosine decay to `lr_min` after warm-up."""
+    """Peak learning rate."""
     lr_min: float = Field(ge=0)
-    """Learning rate of the last step."""
+    """Learning rate of the last step; without effect on `constant`."""
+    lr_factors: dict[Literal["image", "text"], Annotated[float, Field(ge=0)]]
+    """Factors on the learning rate of a tower, `{image: 0.1}`; towers not named have 1."""
+    layer_decay: float = Field(gt=0, le=1)
+    """Factor on the learning rate per layer below a tower's last (BEiT, EVA-CLIP: 0.75 to 0.9); 1 is none."""
     weight_decay: float = Field(ge=0)
     """AdamW decay of matrices; vectors, scalars and norms are never decayed."""
+    beta1: float = Field(ge=0, lt=1)
+    """AdamW's decay of the gradient's mean. CLIP: 0.9."""
+    beta2: float = Field(ge=0, lt=1)
+    """AdamW's decay of the gradient's square. CLIP's ViTs: 0.98; CLIPA: 0.95."""
+    eps: float = Field(gt=0)
+    """AdamW's term in the denominator. CLIP's ViTs: 1e-6; LaCLIP: 1e-8."""
+    clip_grad_norm: float | None = Field(gt=0)
+    """Largest L2 norm of all gradients together; null does not clip. open_clip's large runs: 1.0."""
+    ema_decay: float | None = Field(gt=0, lt=1)
+    """Decay per step of a moving average of the weights, which then is what the checkpoint holds; null
+    keeps the last weights."""
     crop_scale_min: float = Field(gt=0, le=1)
     """Smallest share of the image's area that a random resized crop keeps. LaCLIP uses 0.5."""
     precision: Literal["auto", "float32", "bfloat16"]
     """Autocast type; `auto` is bfloat16 on GPUs that have it and float32 elsewhere."""
+    compile: bool
+    """torch.compile of the towers' blocks: pays on GPUs and long runs, needs a C++ compiler on CPUs."""
     seed: int = Field(ge=0)
     """Seed of initial weights, sample order, crops and caption draws."""
+    max_skipped_steps: int = Field(ge=0)
+    """Steps with a loss or gradient that is not finite are skipped; more than so many in a row end the run."""
     log_every: int = Field(ge=1)
     """Steps between logged metrics."""
     checkpoint_every: int = Field(ge=1)
     """Steps between resumable states in scratch."""
+    checkpoint_minutes: float = Field(gt=0)
+    """Minutes after which a state is saved even if the steps are not done."""
+    checkpoint_keep: int = Field(ge=1)
+    """Newest states to keep; an older one serves when the newest is damaged."""
