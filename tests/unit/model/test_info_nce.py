@@ -1,0 +1,129 @@
+"""InfoNCE by hand, as open_clip and the usual formula compute it, and by tiles of any size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from open_clip.loss import ClipLoss
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from clipflow.model import info_nce as module
+from clipflow.model.info_nce import info_nce
+
+
+def rows(num: int, dim: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Images, texts and a scale, all wanting gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    unit = [
+        functional.normalize(torch.randn(num, dim, generator=generator, dtype=dtype), dim=1)
+        for _ in range(2)
+    ]
+    return [value.requires_grad_() for value in (*unit, torch.tensor(14.3, dtype=dtype))]
+
+
+def dense(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """The loss with the whole matrix."""
+    logits, labels = scale * images @ texts.T, torch.arange(len(images))
+    return (
+        functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)
+    ) / 2
+
+
+def with_gradients(loss: Callable[..., Tensor], values: list[Tensor]) -> list[Tensor]:
+    """The loss, and its gradients to images, texts and scale."""
+    value = loss(*values)
+    return [value, *torch.autograd.grad(value, values)]
+
+
+def test_by_hand() -> None:
+    """Two orthogonal pairs at scale ln 3: each row is softmax(ln 3, 0), so the loss is ln(4/3)."""
+    unit = torch.eye(2)
+    assert info_nce(unit, unit, torch.tensor(math.log(3))).item() == pytest.approx(math.log(4 / 3))
+
+
+def test_indistinguishable_pairs_cost_ln_n() -> None:
+    same = functional.normalize(torch.ones(5, 3), dim=1)
+    assert info_nce(same, same, torch.tensor(10.0)).item() == pytest.approx(math.log(5))
+
+
+@pytest.mark.parametrize("elements", [1, 40, 16 * 16, 2**22])
+def test_equals_the_dense_loss_whatever_the_tile(
+    monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
+    """Tiles of one row, of rows that don't divide the batch, of all: values and gradients."""
+    monkeypatch.setattr(module, "TILE_ELEMENTS", elements)
+    ours = with_gradients(info_nce, rows(16))
+    for peer in (dense, ClipLoss()):
+        for value, expected in zip(ours, with_gradients(peer, rows(16)), strict=True):
+            torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_are_the_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TILE_ELEMENTS", 15)
+    assert torch.autograd.gradcheck(info_nce, rows(5, dtype=torch.float64))
+
+
+def test_symmetric_and_invariant_to_order() -> None:
+    images, texts, scale = rows(16)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    loss = info_nce(images, texts, scale)
+    torch.testing.assert_close(info_nce(texts, images, scale), loss)
+    torch.testing.assert_close(info_nce(images[order], texts[order], scale), loss)
+
+
+def test_stable_at_the_largest_scale() -> None:
+    images = rows(64)[0]
+    values = [images, -images.detach().requires_grad_(), torch.tensor(100.0, requires_grad=True)]
+    for value, expected in zip(
+        with_gradients(info_nce, values), with_gradients(dense, values), strict=True
+    ):
+        torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_half_precision_is_close_and_comes_back_in_kind() -> None:
+    images, texts, scale = rows(64, 32)
+    exact = with_gradients(info_nce, [images, texts, scale])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = info_nce(images, texts, scale)
+    torch.testing.assert_close(loss, exact[0], atol=0.02, rtol=0.01)
+    halves = [
+        images.detach().bfloat16().requires_grad_(),
+        texts.detach().bfloat16().requires_grad_(),
+    ]
+    gradients = torch.autograd.grad(info_nce(*halves, scale), halves)
+    assert all(gradient.dtype == torch.bfloat16 for gradient in gradients)
+    torch.testing.assert_close(gradients[0].float(), exact[1], atol=0.01, rtol=0.1)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    images, texts, scale = rows(4)
+    assert info_nce(images * float("nan"), texts, scale).isnan()
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most elements that any tensor has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+def test_never_holds_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TILE_ELEMENTS", 2048)
+    values = rows(512)
+    with Largest() as seen:
+        info_nce(*values).backward()
+    assert seen.elements == 512 * 8
+    with Largest() as seen:
+        dense(*values).backward()
+    assert seen.elements == 512 * 512
