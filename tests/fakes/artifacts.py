@@ -9,6 +9,10 @@ from PIL import Image
 
 from clipflow.artifacts import manifest, rewrites
 from clipflow.artifacts.pairs import Pairs, Writer
+from clipflow.model.texts import Texts, grouped
+from clipflow.model.tokens import Tokenizer
+from clipflow.model.towers import Towers
+from clipflow.pretrain.samples import Samples, join
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,3 +51,15 @@ def make_rewrites(out: Path, pairs: Path, texts: dict[str, list[str]]) -> Path:
             )
         writer.close()
     return out
+
+
+def tokenized(towers: Towers, versions: list[list[str]]) -> Texts:
+    """The texts of some pairs as the loader makes them."""
+    tokens = Tokenizer(towers.tokenizer)([text for texts in versions for text in texts])
+    return grouped(tokens.unflatten(0, (len(versions), -1)), trims=towers.trims_text)
+
+
+def make_samples(folder: Path, pairs: Path, texts: Path) -> Samples:
+    """Pairs joined with their rewrites."""
+    join(Pairs(pairs), texts, folder / "samples.arrow")
+    return Samples(Pairs(pairs), folder / "samples.arrow")

@@ -15,9 +15,10 @@ import torch
 from ruamel.yaml import YAML
 
 from clipflow import params
+from clipflow.model.texts import Texts
 from clipflow.model.towers import Towers
 from clipflow.recipes import CATALOGUE, Recipe
-from fakes.artifacts import ROOT
+from fakes.artifacts import ROOT, tokenized
 
 NAMES = CATALOGUE.names()
 REWRITES = ["a crimson automobile parked outside", "one car, red", "vehicle", "there is a red car"]
@@ -40,13 +41,15 @@ def towers() -> Towers:
     return Towers("clipflow-tiny", 0.07)
 
 
-def batch(recipe: Recipe, towers: Towers) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(len(WORDS), 3, 64, 64, generator=generator)
+def batch(recipe: Recipe, towers: Towers) -> tuple[torch.Tensor, Texts]:
     rng = random.Random(0)
     texts = [recipe.texts(f"a {w}", [f"the {w} here", f"{w} seen"], rng) for w in WORDS]
-    tokens = towers.tokenize([text for versions in texts for text in versions])
-    return images, tokens.unflatten(0, (len(WORDS), -1))
+    return noise(len(WORDS)), tokenized(towers, texts)
+
+
+def noise(num: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (num, 64, 64, 3), dtype=torch.uint8, generator=generator)
 
 
 def test_has_a_params_line_and_cites_its_source(recipe: Recipe) -> None:
@@ -77,10 +80,10 @@ def test_loss_is_finite_and_reaches_both_towers(recipe: Recipe, towers: Towers) 
 def test_overfits_one_batch(recipe: Recipe, towers: Towers) -> None:
     objective = recipe.objective(towers)
     optimiser = torch.optim.AdamW(objective.parameters(), lr=1e-3)
-    images, tokens = batch(recipe, towers)
+    images, texts = batch(recipe, towers)
     losses = []
     for _ in range(40):
-        loss = objective(images, tokens)["loss"]
+        loss = objective(images, texts)["loss"]
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -104,10 +107,8 @@ def test_laclip_without_rewrites_is_clip(values: dict[str, Any], towers: Towers)
     for name in ("clip", "laclip", "laclip_mt"):
         recipe = CATALOGUE.load(name)(name=name, **values["recipes"][name])
         texts = [recipe.texts(f"a {w}", [], random.Random(0)) for w in WORDS]  # type: ignore[attr-defined]
-        tokens = towers.tokenize([t for versions in texts for t in versions])
-        images = torch.randn(len(WORDS), 3, 64, 64, generator=torch.Generator().manual_seed(1))
         objective = recipe.objective(towers)  # type: ignore[attr-defined]
-        losses.append(objective(images, tokens.unflatten(0, (len(WORDS), -1)))["loss"])
+        losses.append(objective(noise(len(WORDS)), tokenized(towers, texts))["loss"])
     torch.testing.assert_close(losses[1], losses[0])
     torch.testing.assert_close(losses[2], losses[0])
 

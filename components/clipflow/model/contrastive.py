@@ -1,42 +1,14 @@
-"""The symmetric contrastive loss, on one process or many."""
+"""Towers and contrastive loss in one module, so that DDP, FSDP and compile see one forward."""
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import UInt8
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
-from torch.nn import functional
 
+from clipflow.model.info_nce import info_nce
+from clipflow.model.texts import Texts
 from clipflow.model.towers import Towers
-
-
-def gather(rows: Float[Tensor, "local dim"]) -> Float[Tensor, "all dim"]:
-    """The rows of all processes, in rank order, with gradients back to each row's own process."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return rows
-    return torch.cat(all_gather(rows))  # type: ignore[no-untyped-call]
-
-
-def info_nce(
-    images: Float[Tensor, "local dim"], texts: Float[Tensor, "local dim"], scale: Float[Tensor, ""]
-) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE of this process's rows against all columns.
-
-    Row i of `images` belongs to row i of `texts`; both have unit length. The mean of all processes'
-    values is the loss of the global batch, and so are the gradients after DDP has averaged them.
-
-    Source: CLIP (Radford et al. 2021), figure 3; LaCLIP, equations 1 and 2.
-    """
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    labels = torch.arange(len(images), device=images.device) + rank * len(images)
-    image_to_text = scale * images @ gather(texts).T
-    text_to_image = scale * texts @ gather(images).T
-    return (
-        functional.cross_entropy(image_to_text.float(), labels)
-        + functional.cross_entropy(text_to_image.float(), labels)
-    ) / 2
 
 
 class Contrastive(nn.Module):
@@ -51,14 +23,10 @@ class Contrastive(nn.Module):
         self.towers = towers
 
     def forward(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        tokens: Int[Tensor, "batch texts length"],
+        self, images: UInt8[Tensor, "batch height width 3"], texts: Texts
     ) -> dict[str, Tensor]:
         """`loss`, to be minimised, and the `logit_scale` beside it."""
-        batch, texts, _ = tokens.shape
-        image = self.towers.image(images)
-        text = self.towers.text(tokens.flatten(0, 1)).view(batch, texts, -1)
+        image, text = self.towers.embed_images(images), self.towers.embed_texts(texts)
         scale = self.towers.scale
-        losses = [info_nce(image, text[:, k], scale) for k in range(texts)]
+        losses = [info_nce(image, version, scale) for version in text.unbind(1)]
         return {"loss": torch.stack(losses).mean(), "logit_scale": scale.detach()}

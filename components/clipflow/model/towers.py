@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from jaxtyping import Float, Int
-from open_clip.transformer import TextTransformer
+from jaxtyping import Float, Int, UInt8
+from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from clipflow.errors import ParamsError, did_you_mean
+from clipflow.model.blocks import adopt, pooled
+from clipflow.model.texts import Texts
 
 open_clip.add_model_config(Path(__file__).with_name("architectures"))
 
@@ -29,19 +33,37 @@ MAX_LOGIT_SCALE = math.log(100)
 class Towers(nn.Module):
     """Image tower, text tower and the learned logit scale (CLIP, section 2.3)."""
 
-    def __init__(self, architecture: str, temperature_init: float) -> None:
-        """Random initial weights. Raises ParamsError for an architecture that can't be built here."""
+    def __init__(
+        self,
+        architecture: str,
+        temperature_init: float,
+        *,
+        patch_dropout: float = 0.0,
+        chunk_size: int | None = None,
+    ) -> None:
+        """Random initial weights; `chunk_size` images or texts are embedded at once (null: all).
+
+        Raises ParamsError for an architecture that can't be built here, or not with these choices.
+        """
         super().__init__()
         if architecture not in open_clip.list_models():
             hint = did_you_mean(architecture, open_clip.list_models())
             raise ParamsError(f"pretrain.architecture: no architecture '{architecture}'; {hint}")
-        self.architecture = architecture
+        if patch_dropout and not _has_patches(
+            open_clip.get_model_config(architecture)["vision_cfg"]
+        ):
+            raise ParamsError(
+                f"pretrain.patch_dropout: {patch_dropout} has no effect on '{architecture}', whose image"
+                " tower has no patches to leave out; set it to 0.0 or choose a ViT"
+            )
+        self.architecture, self.chunk_size = architecture, chunk_size
         try:
             with _quiet():
                 # The custom-text class keeps the text tower whole, with the same weights and outputs.
                 self.clip = open_clip.create_model(
                     architecture,
                     force_custom_text=True,
+                    force_patch_dropout=patch_dropout or None,
                     pretrained_text=False,
                     init_logit_scale=math.log(1 / temperature_init),
                 )
@@ -57,19 +79,30 @@ class Towers(nn.Module):
                 f"pretrain.architecture: '{architecture}' has a captioning decoder, which no recipe here"
                 " trains; choose one without 'coca' in its name"
             )
+        visual, text = self.clip.visual, self.clip.text
+        if chunk_size and any(isinstance(part, _BatchNorm) for part in self.modules()):
+            raise ParamsError(
+                f"pretrain.chunk_size: '{architecture}' has batch norm, whose statistics would be those of"
+                f" {chunk_size} samples instead of the batch; set it to null or choose another architecture"
+            )
         if self.clip.logit_bias is not None:
             self.clip.logit_bias.requires_grad_(False)  # InfoNCE is blind to it
         self.preprocess_cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(self.clip)
-        text = self.clip.text
+        self.pools_class_token = (
+            isinstance(visual, VisionTransformer)
+            and visual.pool_type == "tok"
+            and visual.attn_pool is None
+            and adopt(visual.transformer)
+        )
         # Past the end-of-text token a causal tower reads nothing, so the batch may be cut there.
         self.trims_text = (
             isinstance(text, TextTransformer)
             and text.attn_mask is not None
             and text.pool_type == "argmax"
             and text.cls_emb is None
+            and not text.use_pad_mask
+            and adopt(text.transformer)
         )
-        if self.trims_text:
-            text.transformer.register_forward_pre_hook(_cut_mask, with_kwargs=True)
 
     @property
     def image_size_px(self) -> int:
@@ -83,22 +116,72 @@ class Towers(nn.Module):
         model_cfg = {**open_clip.get_model_config(self.architecture), "custom_text": True}
         return {"model_cfg": model_cfg, "preprocess_cfg": self.preprocess_cfg}
 
-    def tokenize(self, texts: list[str]) -> Int[Tensor, "texts length"]:
-        """Token ids, cut to the longest text where that is exact, else to the context length."""
-        tokens: Tensor = self.tokenizer(texts)
-        if self.trims_text:
-            tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
-        return tokens
+    def lock(self, tower: str) -> None:
+        """Keep the `image` or the `text` tower as it is (LiT, Zhai et al. 2022, section 3)."""
+        {"image": self.clip.visual, "text": self.clip.text}[tower].requires_grad_(False)
+
+    def normalise(
+        self, images: UInt8[Tensor, "batch height width 3"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Pixels as the image tower takes them: by the architecture's mean and deviation."""
+        mean, std = (
+            255 * torch.tensor(self.preprocess_cfg[name], device=images.device)
+            for name in ("mean", "std")
+        )
+        return ((images - mean) / std).permute(0, 3, 1, 2)
 
     def image(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Unit-length image embeddings."""
-        embedded: Tensor = self.clip.encode_image(images)
-        return functional.normalize(embedded, dim=-1)
+        visual = self.clip.visual
+        if not self.pools_class_token:
+            return functional.normalize(visual(images), dim=-1)
+        first = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        embedded = pooled(visual.transformer, visual._embeds(images), first, causal=False)
+        return functional.normalize(_project(visual.ln_post(embedded), visual.proj), dim=-1)
 
     def text(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
         """Unit-length text embeddings."""
-        embedded: Tensor = self.clip.encode_text(tokens)
-        return functional.normalize(embedded, dim=-1)
+        text = self.clip.text
+        if not self.trims_text:
+            return functional.normalize(text(tokens), dim=-1)
+        embedded = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
+        end = tokens.argmax(dim=1)  # the end-of-text token has the largest id
+        embedded = text.ln_final(pooled(text.transformer, embedded, end, causal=True))
+        return functional.normalize(_project(embedded, text.text_projection), dim=-1)
+
+    def embed_images(
+        self, images: UInt8[Tensor, "batch height width 3"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Unit-length embeddings of a batch's images, by chunks."""
+        chunks = images.split(self.chunk_size or len(images))
+        return torch.cat([self._cached(lambda c: self.image(self.normalise(c)), c) for c in chunks])
+
+    def embed_texts(self, texts: Texts) -> Float[Tensor, "batch texts dim"]:
+        """Unit-length embeddings of a batch's texts, by groups and chunks."""
+        chunks = [c for group in texts.groups for c in group.split(self.chunk_size or len(group))]
+        return torch.cat([self._cached(self.text, chunk) for chunk in chunks])[texts.place]
+
+    def _cached(
+        self, embed: Callable[[Tensor], Tensor], chunk: Tensor
+    ) -> Float[Tensor, "chunk dim"]:
+        """Gradient caching (Gao et al. 2021, arXiv:2101.06983, section 3): only embeddings are kept.
+
+        Backward embeds the chunk once more, with the same random numbers, so that never more than one
+        chunk's activations are in memory and the loss still sees the whole batch.
+        """
+        if self.chunk_size is None:
+            return embed(chunk)
+        again: Tensor = checkpoint(embed, chunk, use_reentrant=False)
+        return again
+
+    def compile_parts(self) -> None:
+        """Have each transformer block compiled at its first use, or a tower without such blocks whole."""
+        for tower, has_blocks in (
+            (self.clip.visual, self.pools_class_token),
+            (self.clip.text, self.trims_text),
+        ):
+            for part in tower.transformer.resblocks if has_blocks else [tower]:
+                part.compile()
 
     @property
     def scale(self) -> Float[Tensor, ""]:
@@ -112,12 +195,17 @@ class Towers(nn.Module):
         self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
-def _cut_mask(
-    _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    """Let open_clip's text transformer take texts shorter than its context length."""
-    length = args[0].shape[1]
-    return args, {**kwargs, "attn_mask": kwargs["attn_mask"][:length, :length]}
+def _has_patches(vision_cfg: dict[str, Any]) -> bool:
+    """Whether an image tower is open_clip's own ViT."""
+    return "timm_model_name" not in vision_cfg and isinstance(vision_cfg.get("layers", 12), int)
+
+
+def _project(
+    embedded: Float[Tensor, "batch width"], projection: nn.Linear | nn.Parameter | None
+) -> Float[Tensor, "batch dim"]:
+    if projection is None:
+        return embedded
+    return projection(embedded) if isinstance(projection, nn.Linear) else embedded @ projection
 
 
 @contextmanager

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import ResidualAttentionBlock
+from torchvision.transforms import v2
 
 from clipflow.errors import ParamsError
+from clipflow.model.contrastive import Contrastive
 from clipflow.model.towers import Towers
+from fakes.artifacts import tokenized
 
+TINY_VIT = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+}
 TEXTS = [
     "a red car",
     "two green boats beside a very small yellow house | Brand 123",
@@ -26,25 +39,43 @@ def towers() -> Towers:
     return Towers("clipflow-tiny", temperature_init=0.07).eval()
 
 
-def test_trimmed_text_is_exact(towers: Towers) -> None:
-    """Values and gradients equal those at the full context length (causal tower, pooled at its end)."""
-    full, cut = towers.tokenizer(TEXTS), towers.tokenize(TEXTS)
-    assert cut.shape[1] < full.shape[1] == 77
-    grads = []
-    for tokens in (full, cut):
-        towers.zero_grad()
-        embedded = towers.text(tokens)
-        embedded.square().mul(torch.arange(128)).sum().backward()
-        grads.append((embedded.detach(), towers.clip.text.token_embedding.weight.grad.clone()))
-    for whole, trimmed in zip(*grads, strict=True):
-        torch.testing.assert_close(trimmed, whole, atol=2e-6, rtol=1e-5)
+@pytest.mark.parametrize("architecture", ["clipflow-tiny", "tiny-vit"])
+def test_same_outputs_and_gradients_as_open_clips_own_forward(architecture: str) -> None:
+    """Whole texts, all positions of the last block, no groups: embeddings and gradients agree."""
+    add_tiny_vit()
+    towers = Towers(architecture, 0.07)
+    reference = copy.deepcopy(towers.clip)
+    for tower in (reference.visual, reference.text):
+        for block in getattr(getattr(tower, "transformer", None), "resblocks", []):
+            block.__class__ = ResidualAttentionBlock
+    size = towers.image_size_px
+    images = torch.randint(256, (len(TEXTS), size, size, 3), dtype=torch.uint8)
+    ours = (
+        towers.embed_images(images),
+        towers.embed_texts(tokenized(towers, [[text] for text in TEXTS]))[:, 0],
+    )
+    theirs = (
+        reference.encode_image(towers.normalise(images), normalize=True),
+        reference.encode_text(towers.tokenizer(TEXTS), normalize=True),
+    )
+    for tower, mine, expected in zip(("visual", "text"), ours, theirs, strict=True):
+        torch.testing.assert_close(mine, expected, atol=2e-6, rtol=1e-5)
+        weights = torch.randn(mine.shape, generator=torch.Generator().manual_seed(0))
+        (mine * weights).sum().backward()
+        (expected * weights).sum().backward()
+        gradients = dict(getattr(reference, tower).named_parameters())
+        for name, parameter in getattr(towers.clip, tower).named_parameters():
+            assert parameter.grad is not None, name
+            torch.testing.assert_close(
+                parameter.grad, gradients[name].grad, atol=2e-5, rtol=1e-4, msg=name
+            )
 
 
-def test_nothing_is_cut_off(towers: Towers) -> None:
-    for text in TEXTS:
-        end = towers.tokenizer([text])[0].argmax() + 1
-        assert towers.tokenize([text]).shape[1] == end
-    assert towers.tokenize(["word " * 200]).shape[1] == 77
+def test_pixels_are_normalised_as_open_clip_does(towers: Towers) -> None:
+    images = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8)
+    transform = v2.Normalize(towers.preprocess_cfg["mean"], towers.preprocess_cfg["std"])
+    expected = transform(images.permute(0, 3, 1, 2).float() / 255)
+    torch.testing.assert_close(towers.normalise(images), expected)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +90,107 @@ def test_towers_that_see_padding_are_not_trimmed(
     (tmp_path / f"{name}.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path / f"{name}.json")
     towers = Towers(name, 0.07)
-    tokens = towers.tokenize(["hi"])
-    assert tokens.shape[1] == 77
-    assert towers.text(tokens).shape == (1, 128)
+    texts = tokenized(towers, [["hi"]])
+    assert texts.groups[0].shape == (1, 77)
+    assert towers.embed_texts(texts).shape == (1, 1, 128)
+
+
+@pytest.mark.parametrize("patch_dropout", [0.0, 0.5])
+def test_gradient_caching_changes_nothing(patch_dropout: float) -> None:
+    """Chunks of 4 of 12 samples: the same loss and gradients, also with random patches left out."""
+    add_tiny_vit()
+    results = []
+    for chunk_size in (None, 4):
+        torch.manual_seed(0)
+        towers = Towers(
+            "tiny-vit", 0.07, patch_dropout=patch_dropout, chunk_size=chunk_size
+        ).train()
+        objective = Contrastive(towers)
+        images = torch.randint(256, (12, 32, 32, 3), dtype=torch.uint8)
+        texts = tokenized(towers, [[f"number {n}" + " more" * (n % 3)] for n in range(12)])
+        torch.manual_seed(1)
+        # Random patches are drawn per call, so the whole batch is embedded by the same calls.
+        towers.chunk_size = 4 if patch_dropout else chunk_size
+        with disabled(towers, chunk_size is None):
+            loss = objective(images, texts)["loss"]
+        loss.backward()
+        results.append((loss, {n: p.grad for n, p in towers.named_parameters()}))
+    (loss, gradients), (cached, from_cache) = results
+    torch.testing.assert_close(cached, loss)
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            torch.testing.assert_close(from_cache[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_gradient_caching_keeps_one_chunks_activations() -> None:
+    """The bytes kept for backward don't grow with the number of chunks, but for embeddings and inputs."""
+    add_tiny_vit()
+    kept = {}
+    for num in (8, 32):
+        for chunk_size in (None, 4):
+            towers = Towers("tiny-vit", 0.07, chunk_size=chunk_size).train()
+            images = torch.zeros(num, 32, 32, 3, dtype=torch.uint8)
+            sizes: dict[int, int] = {}
+
+            def keep(value: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+                if not isinstance(value, torch.nn.Parameter):
+                    sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+                return value
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+                towers.embed_images(images)
+            kept[num, chunk_size] = sum(sizes.values())
+    assert kept[32, None] > 2.5 * kept[8, None]
+    assert kept[32, 4] < 0.1 * kept[32, None]
+
+
+def test_batch_norm_is_not_chunked() -> None:
+    with pytest.raises(ParamsError, match="'RN50' has batch norm"):
+        Towers("RN50", 0.07, chunk_size=8)
+
+
+def test_patch_dropout_needs_patches() -> None:
+    with pytest.raises(ParamsError, match=r"0\.5 has no effect on 'clipflow-tiny'"):
+        Towers("clipflow-tiny", 0.07, patch_dropout=0.5)
+
+
+def test_patch_dropout_leaves_patches_out_in_training_only() -> None:
+    add_tiny_vit()
+    towers = Towers("tiny-vit", 0.07, patch_dropout=0.5)
+    lengths = []
+    block = towers.clip.visual.transformer.resblocks[0]
+    block.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+    towers.train().embed_images(images)
+    towers.eval().embed_images(images)
+    assert lengths == [1 + 8, 1 + 16]
+
+
+@pytest.mark.parametrize(("tower", "other"), [("image", "text"), ("text", "image")])
+def test_locked_towers_get_no_gradient(towers: Towers, tower: str, other: str) -> None:
+    locked = copy.deepcopy(towers)
+    locked.lock(tower)
+    images = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8)
+    Contrastive(locked)(images, tokenized(locked, [["a"], ["b c"]]))["loss"].backward()
+    parts = {"image": locked.clip.visual, "text": locked.clip.text}
+    assert all(p.grad is None for p in parts[tower].parameters())
+    assert all(p.grad is not None for p in parts[other].parameters())
+
+
+def add_tiny_vit() -> None:
+    """A ViT of two layers with everything that the usual ones have."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tiny-vit.json"
+        file.write_text(json.dumps(TINY_VIT))
+        open_clip.add_model_config(file)
+
+
+@contextmanager
+def disabled(towers: Towers, keep_activations: bool) -> Iterator[None]:
+    """Chunks without caching, to compare with."""
+    if keep_activations:
+        towers._cached = lambda embed, chunk: embed(chunk)  # type: ignore[method-assign]
+    yield
 
 
 def test_captioners_are_refused() -> None:
