@@ -1,4 +1,4 @@
-"""`pairs`: images with their captions, in webdataset shards that can also be read at random.
+"""`pairs`: images with their captions, in webdataset shards with an index for reading at random.
 
 pairs/manifest.json     counts, what was left out and why, digests of the shards
 pairs/00000.tar         <key>.jpg, <key>.txt, <key>.json per sample (the webdataset convention)
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -122,62 +121,44 @@ class Writer:
 
 
 class Pairs:
-    """A `pairs` artifact, read at random. Picklable: each process opens the shards itself."""
+    """A `pairs` artifact, read a shard at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Read manifest and indexes. Raises ArtifactError for the wrong kind or a truncated shard."""
+        """Check manifest, indexes and sizes. Raises ArtifactError for the wrong kind or a damaged shard."""
         self.folder = folder
         self.manifest = manifest.read(folder, SCHEMA)
         self.shards = [folder / shard["url"] for shard in self.manifest["shards"]]
-        tables = []
-        for number, (shard, tar) in enumerate(
-            zip(self.manifest["shards"], self.shards, strict=True)
-        ):
-            table = _index(tar, shard["num_pairs"])
-            end = table["offset"][-1].as_py() + table["size"][-1].as_py()
+        for tar, index in zip(self.shards, self.indexes(), strict=True):
+            end = index["offset"][-1].as_py() + index["size"][-1].as_py()
             if not tar.is_file() or tar.stat().st_size < end:
                 size = tar.stat().st_size if tar.is_file() else 0
                 raise ArtifactError(
                     f"{tar}: truncated, expected at least {end} bytes, found {size}; "
                     "make it again with 'clipflow ingest'"
                 )
-            tables.append(table.append_column("shard", pa.repeat(number, len(table))))
-        self.table = pa.concat_tables(tables).combine_chunks()
-        self._files: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self.table)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return sum(shard["num_pairs"] for shard in self.manifest["shards"])
 
     @property
     def keys(self) -> list[str]:
         """Every sample's key, in shard order."""
-        return list(self.table["key"].to_pylist())
+        return [key for _, keys, _ in self.by_shard() for key in keys]
 
     @property
     def captions(self) -> list[str]:
         """Every sample's own caption, in shard order."""
-        return list(self.table["caption"].to_pylist())
+        return [caption for _, _, captions in self.by_shard() for caption in captions]
 
-    def caption(self, row: int) -> str:
-        """The caption of one sample."""
-        return str(self.table["caption"][row].as_py())
-
-    def image(self, row: int) -> bytes:
-        """The JPEG bytes of one sample."""
-        shard = self.table["shard"][row].as_py()
-        if shard not in self._files:
-            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
-        size, offset = self.table["size"][row].as_py(), self.table["offset"][row].as_py()
-        return os.pread(self._files[shard], size, offset)
+    def indexes(self) -> Iterator[pa.Table]:
+        """Each shard's index: key, caption, offset and size in bytes of the JPEG in the tar."""
+        for shard, tar in zip(self.manifest["shards"], self.shards, strict=True):
+            yield _index(tar, shard["num_pairs"])
 
     def by_shard(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """`(name, keys, captions)` of each shard."""
-        for shard, tar in zip(self.manifest["shards"], self.shards, strict=True):
-            table = _index(tar, shard["num_pairs"])
-            yield tar.stem, table["key"].to_pylist(), table["caption"].to_pylist()
+        for tar, index in zip(self.shards, self.indexes(), strict=True):
+            yield tar.stem, index["key"].to_pylist(), index["caption"].to_pylist()
 
 
 def _index(tar: Path, num_pairs: int) -> pa.Table:

@@ -11,10 +11,12 @@ has the original alone). `provenance` holds every candidate, with the prompt sou
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipflow.artifacts import manifest
@@ -89,23 +91,12 @@ class Writer:
 
 def read(folder: Path) -> pa.Table:
     """All rows of a `rewrites` artifact. Raises ArtifactError for the wrong kind or a damaged shard."""
-    facts = manifest.read(folder, SCHEMA)
-    tables = []
-    for shard in facts["shards"]:
-        path = folder / shard["url"]
-        try:
-            table = pq.read_table(path, schema=TABLE)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ArtifactError(
-                f"{path}: missing or damaged ({type(error).__name__}); "
-                "make it again with 'clipflow rewrite'"
-            ) from None
-        tables.append(table)
-    return pa.concat_tables(tables).combine_chunks()
+    shards = manifest.read(folder, SCHEMA)["shards"]
+    return pa.concat_tables([_shard(folder / shard["url"]) for shard in shards]).combine_chunks()
 
 
-def align(folder: Path, pairs: Pairs) -> pa.ListArray:
-    """The rewrites of each pair, in the order of `pairs`, joined by key.
+def by_shard(folder: Path, pairs: Pairs) -> Iterator[tuple[pa.Table, pa.ListArray]]:
+    """Each pairs shard's index and, in its order, its pairs' rewrites, joined by key.
 
     Raises ArtifactError if they were made of other pairs, or unless every pair has exactly one row.
     """
@@ -115,14 +106,25 @@ def align(folder: Path, pairs: Pairs) -> pa.ListArray:
             f"{folder}: made of other pairs ({made_of}) than {pairs.folder}"
             f" ({manifest.digest(pairs.folder)}); run 'clipflow rewrite' on these pairs"
         )
-    table = read(folder)
-    rows = {key: row for row, key in enumerate(table["key"].to_pylist())}
-    missing = [key for key in pairs.keys if key not in rows]
-    if missing or len(rows) != len(table) or len(rows) != len(pairs):
-        example = f", the first of them '{missing[0]}'" if missing else ""
+    for tar, index in zip(pairs.shards, pairs.indexes(), strict=True):
+        path = folder / f"{tar.stem}.parquet"
+        table = _shard(path)
+        rows = pc.index_in(index["key"], value_set=table["key"]).combine_chunks()
+        if rows.null_count or len(table) != len(index):
+            missing = index["key"].filter(pc.is_null(rows))
+            example = f", the first of them '{missing[0]}'" if len(missing) else ""
+            raise ArtifactError(
+                f"{path}: its keys are not those of {tar}: {len(missing)} of {len(index)} pairs have no"
+                f" row{example}, {len(table)} rows in all; run 'clipflow rewrite' on these pairs"
+            )
+        yield index, table["rewrites"].combine_chunks().take(rows)
+
+
+def _shard(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=TABLE)
+    except (OSError, pa.ArrowInvalid) as error:
         raise ArtifactError(
-            f"{folder}: its keys are not those of {pairs.folder}: {len(missing)} of {len(pairs)} pairs"
-            f" have no row{example}, {len(table)} rows in all; run 'clipflow rewrite' on these pairs"
-        )
-    order = pa.array([rows[key] for key in pairs.keys], type=pa.int64())
-    return table["rewrites"].combine_chunks().take(order)
+            f"{path}: missing or damaged ({type(error).__name__}); "
+            "make it again with 'clipflow rewrite'"
+        ) from None

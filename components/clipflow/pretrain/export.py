@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import safetensors.torch
 
 from clipflow.artifacts import checkpoint, manifest
-from clipflow.artifacts.pairs import Pairs
 from clipflow.model.towers import Towers
 from clipflow.pretrain.params import Params
 from clipflow.pretrain.resume import State
+from clipflow.pretrain.samples import Samples
 
 NUM_EXAMPLES = 12
 
@@ -22,8 +22,7 @@ def write(
     folder: Path,
     params: Params,
     towers: Towers,
-    pairs: Pairs,
-    rewrites: pa.ListArray,
+    samples: Samples,
     state: State,
     lineage: dict[str, str],
 ) -> None:
@@ -38,7 +37,7 @@ def write(
     ):
         towers.tokenizer.tokenizer.save_pretrained(folder)
     pq.write_table(pa.Table.from_pylist(state.history), folder / checkpoint.HISTORY)
-    pq.write_table(_examples(pairs, rewrites, params.seed), folder / checkpoint.EXAMPLES)
+    pq.write_table(_examples(samples, params.seed), folder / checkpoint.EXAMPLES)
     manifest.write_json(
         folder / checkpoint.PROVENANCE, {**lineage, "mlflow_run_id": state.mlflow_run_id}
     )
@@ -60,14 +59,14 @@ def write(
     )
 
 
-def _examples(pairs: Pairs, rewrites: pa.ListArray, seed: int) -> pa.Table:
-    rows = random.Random(seed).sample(range(len(pairs)), min(NUM_EXAMPLES, len(pairs)))
-    keys = pairs.keys
+def _examples(samples: Samples, seed: int) -> pa.Table:
+    rows = random.Random(seed).sample(range(len(samples)), min(NUM_EXAMPLES, len(samples)))
+    captions, rewrites = zip(*(samples.texts(row) for row in rows), strict=True)
     return pa.table(
         {
-            "key": [keys[row] for row in rows],
-            "image": [pairs.image(row) for row in rows],
-            "caption": [pairs.caption(row) for row in rows],
-            "rewrites": pa.array([rewrites[row].as_py() for row in rows], pa.list_(pa.string())),
+            "key": [samples.key(row) for row in rows],
+            "image": [samples.image(row) for row in rows],
+            "caption": list(captions),
+            "rewrites": pa.array(rewrites, pa.list_(pa.string())),
         }
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipflow.artifacts import manifest, rewrites
@@ -21,21 +23,23 @@ def pairs(tmp_path: Path) -> Path:
     return make_pairs(tmp_path / "pairs", CAPTIONS, samples_per_shard=3)
 
 
-def test_random_access_equals_the_tar(pairs: Path) -> None:
+def jpeg_in_tar(tar: Path, index: pa.Table, row: int) -> bytes:
+    """What the index says a row's JPEG is."""
+    offset = index["offset"][row].as_py()
+    return tar.read_bytes()[offset : offset + index["size"][row].as_py()]
+
+
+def test_the_index_points_into_the_tar(pairs: Path) -> None:
     read = Pairs(pairs)
     assert len(read) == 7
     assert dict(zip(read.keys, read.captions, strict=True)) == CAPTIONS
-    for row in (6, 0, 3):
-        with tarfile.open(pairs / f"{row // 3:05d}.tar") as tar:
-            member = tar.extractfile(f"k{row}.jpg")
-            assert member
-            assert member.read() == read.image(row)
-
-
-def test_readers_travel_to_workers(pairs: Path) -> None:
-    read = Pairs(pairs)
-    first = read.image(0)
-    assert pickle.loads(pickle.dumps(read)).image(0) == first
+    assert [len(index) for index in read.indexes()] == [3, 3, 1]
+    for path, index in zip(read.shards, read.indexes(), strict=True):
+        with tarfile.open(path) as tar:
+            for row, key in enumerate(index["key"].to_pylist()):
+                member = tar.extractfile(f"{key}.jpg")
+                assert member
+                assert member.read() == jpeg_in_tar(path, index, row)
 
 
 def test_equal_input_gives_equal_bytes(tmp_path: Path, pairs: Path) -> None:
@@ -67,15 +71,16 @@ def test_duplicate_keys_are_counted(tmp_path: Path) -> None:
     assert left_out == {"duplicate key": {"count": 1, "names": ["same"]}}
 
 
-def test_long_keys_can_be_read_at_random(tmp_path: Path) -> None:
+def test_long_keys_have_an_index_too(tmp_path: Path) -> None:
     key = "k" * 200
     read = Pairs(make_pairs(tmp_path / "long", {"short": "a", key: "b"}))
     assert read.keys == ["short", key]
+    (index,) = read.indexes()
     with tarfile.open(read.shards[0]) as tar:
         for row, name in enumerate(read.keys):
             member = tar.extractfile(f"{name}.jpg")
             assert member
-            assert member.read() == read.image(row)
+            assert member.read() == jpeg_in_tar(read.shards[0], index, row)
 
 
 def test_short_names_take_the_bytes_of_ustar(tmp_path: Path) -> None:
@@ -92,18 +97,27 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
         writer.close()
 
 
+def reordered(path: Path) -> bytes:
+    """A parquet file with its rows in the opposite order."""
+    table = pq.read_table(path)
+    out = io.BytesIO()
+    pq.write_table(table.take(list(reversed(range(len(table))))), out)
+    return out.getvalue()
+
+
 def test_rewrites_join_by_key_whatever_the_order(tmp_path: Path, pairs: Path) -> None:
     texts = {key: [f"{key} a", f"{key} b"] for key in reversed(CAPTIONS)}
-    aligned = rewrites.align(make_rewrites(tmp_path / "r", pairs, texts), Pairs(pairs))
-    for row, key in enumerate(Pairs(pairs).keys):
-        assert aligned[row].as_py() == texts[key]
+    made = make_rewrites(tmp_path / "r", pairs, texts)
+    (tmp_path / "r" / "00000.parquet").write_bytes(reordered(tmp_path / "r" / "00000.parquet"))
+    for index, aligned in rewrites.by_shard(made, Pairs(pairs)):
+        assert aligned.to_pylist() == [texts[key] for key in index["key"].to_pylist()]
 
 
 def test_rewrites_of_other_pairs_are_refused(tmp_path: Path, pairs: Path) -> None:
     others = make_pairs(tmp_path / "others", {f"x{n}": "text" for n in range(7)})
     made = make_rewrites(tmp_path / "r", others, {})
-    with pytest.raises(ArtifactError, match="7 of 7 pairs have no row, the first of them 'k0'"):
-        rewrites.align(made, Pairs(pairs))
+    with pytest.raises(ArtifactError, match="3 of 3 pairs have no row, the first of them 'k0'"):
+        list(rewrites.by_shard(made, Pairs(pairs)))
 
 
 def test_rewrites_of_other_captions_with_the_same_keys_are_refused(
@@ -115,7 +129,7 @@ def test_rewrites_of_other_captions_with_the_same_keys_are_refused(
         for name, keys, _ in Pairs(pairs).by_shard():
             writer.add_shard(name, {key: [] for key in keys})
         writer.close(pairs=manifest.digest(pairs))
-    assert len(rewrites.align(made, Pairs(pairs))) == 7
+    assert sum(len(aligned) for _, aligned in rewrites.by_shard(made, Pairs(pairs))) == 7
     others = make_pairs(tmp_path / "others", dict.fromkeys(CAPTIONS, "other words"), 3)
     with pytest.raises(ArtifactError, match="made of other pairs"):
-        rewrites.align(made, Pairs(others))
+        list(rewrites.by_shard(made, Pairs(others)))

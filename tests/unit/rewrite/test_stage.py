@@ -41,7 +41,7 @@ def params(num_rewrites: int = 3, seed: int = 0, **fake: int) -> Params:
 def test_every_pair_gets_its_accepted_rewrites(make_pairs: MakePairs, tmp_path: Path) -> None:
     pairs, out = make_pairs(CAPTIONS), tmp_path / "rewrites"
     stage.run(params(), pairs=pairs, rewrites=out)
-    rows = artifact.align(out, Pairs(pairs)).to_pylist()
+    rows = [r for _, shard in artifact.by_shard(out, Pairs(pairs)) for r in shard.to_pylist()]
     assert rows == [["a dog 0", "a dog 1"], ["a cat 0", "a cat 1"], []]
     table = artifact.read(out).to_pylist()
     assert [row["key"] for row in table] == ["k1", "k0", "k2"]
@@ -85,7 +85,8 @@ def test_no_rewrites_wanted(make_pairs: MakePairs, tmp_path: Path) -> None:
         max_words=9,
     )
     stage.run(no, pairs=pairs, rewrites=tmp_path / "rewrites")
-    assert artifact.align(tmp_path / "rewrites", Pairs(pairs)).to_pylist() == [[], [], []]
+    shards = artifact.by_shard(tmp_path / "rewrites", Pairs(pairs))
+    assert [row for _, shard in shards for row in shard.to_pylist()] == [[], [], []]
 
 
 @pytest.mark.parametrize(("error", "message"), [(True, "server is gone"), (False, "pair 'k2'")])
