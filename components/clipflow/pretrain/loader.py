@@ -7,24 +7,31 @@ processes, sees the same batches with the same crops and the same caption draws.
 from __future__ import annotations
 
 import io
+import math
 import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import pyarrow as pa
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import v2
 
-from clipflow.artifacts.pairs import Pairs
-from clipflow.errors import ParamsError
+from clipflow.errors import ArtifactError, ParamsError
+from clipflow.model.texts import Texts, grouped
+from clipflow.model.tokens import Tokenizer
 from clipflow.model.towers import Towers
 from clipflow.pretrain.params import Params
+from clipflow.pretrain.samples import Samples
+
+ASPECT_RATIOS = 3 / 4, 4 / 3
+MAX_DAMAGED_IN_A_ROW = 10
+DRAFT_GAP = 2
+"""A crop keeps at least so many times the pixels it is resized to, which hides how it was decoded."""
 
 
 @dataclass(frozen=True)
@@ -72,60 +79,121 @@ class Order(Sampler[list[Draw]]):
             yield [Draw(int(row), epoch) for row in rows[first : first + size][self.local]]
 
 
-class Views(Dataset[tuple[Tensor, list[str]]]):
-    """What one pair becomes: a random crop of its image, and the texts that the recipe picks."""
+class View(NamedTuple):
+    """What one pair shows in one step."""
 
-    def __init__(self, pairs: Pairs, rewrites: pa.ListArray, params: Params, size_px: int) -> None:
-        self.pairs, self.rewrites, self.params = pairs, rewrites, params
-        self.crop = v2.Compose(
-            [
-                v2.RandomResizedCrop(
-                    size_px,
-                    scale=(params.crop_scale_min, 1.0),
-                    interpolation=v2.InterpolationMode.BICUBIC,
-                ),
-                v2.PILToTensor(),
-            ]
+    image: UInt8[np.ndarray, "size size 3"]
+    texts: list[str]
+    row: int
+    damaged: list[str]
+    """Keys of the samples that could not be read and that this one stands in for."""
+
+
+class Views(Dataset[View]):
+    """What each pair becomes: a random crop of its image, and the texts that the recipe picks."""
+
+    def __init__(self, samples: Samples, params: Params, size_px: int) -> None:
+        self.samples, self.params, self.size_px = samples, params, size_px
+
+    def __getitem__(self, draw: Draw) -> View:
+        """The pair's view, or that of the next pair whose image can be read.
+
+        Raises ArtifactError if ten in a row can't be.
+        """
+        damaged: list[str] = []
+        for row in range(draw.row, draw.row + MAX_DAMAGED_IN_A_ROW):
+            row %= len(self.samples)
+            rng = random.Random(f"{self.params.seed}/{draw.epoch}/{row}")
+            texts = self.params.recipe.texts(*self.samples.texts(row), rng)
+            try:
+                image = cropped(
+                    self.samples.image(row), self.size_px, self.params.crop_scale_min, rng
+                )
+                return View(image, texts, row, damaged)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+                damaged.append(self.samples.key(row))
+        raise ArtifactError(
+            f"{self.samples.shards[0].parent}: {MAX_DAMAGED_IN_A_ROW} images in a row can't be read, from"
+            f" key '{damaged[0]}' to '{damaged[-1]}'; make it again with 'clipflow ingest'"
         )
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, list[str]]:
-        """A uint8 image [3, size, size] and its texts."""
-        rng = random.Random(f"{self.params.seed}/{draw.epoch}/{draw.row}")
-        texts = self.params.recipe.texts(
-            self.pairs.caption(draw.row), self.rewrites[draw.row].as_py(), rng
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.getrandbits(63))
-            image = self.crop(Image.open(io.BytesIO(self.pairs.image(draw.row))))
-        return image, texts
+
+def cropped(
+    jpeg: bytes, size_px: int, scale_min: float, rng: random.Random
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A random part of an image, resized to a square.
+
+    Raises OSError, SyntaxError or ValueError for what is no image.
+    """
+    image = Image.open(io.BytesIO(jpeg))
+    full_width, full_height = image.size
+    left, top, width, height = crop_box(full_width, full_height, scale_min, rng)
+    # A large JPEG decodes at 1/2, 1/4 or 1/8 for less work.
+    left_px = DRAFT_GAP * size_px
+    image.draft("RGB", (full_width * left_px // width, full_height * left_px // height))
+    x, y = image.width / full_width, image.height / full_height
+    box = (left * x, top * y, (left + width) * x, (top + height) * y)
+    if image.mode != "RGB":
+        image = image.convert("RGB")  # type: ignore[assignment]
+    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box))
+
+
+def crop_box(
+    full_width: int, full_height: int, scale_min: float, rng: random.Random
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height in px of a random resized crop.
+
+    Its area is uniform between `scale_min` and 1 of the image's, the logarithm of its aspect ratio between
+    those of 3:4 and 4:3; where ten draws don't fit, the largest central one of the nearest ratio.
+
+    Source: Szegedy et al. 2015 (arXiv:1409.4842), section 6, with the bounds that CLIP's trainers use.
+    """
+    for _ in range(10):
+        area = full_width * full_height * rng.uniform(scale_min, 1)
+        ratio = math.exp(rng.uniform(*map(math.log, ASPECT_RATIOS)))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= full_width and 0 < height <= full_height:
+            left, top = rng.randint(0, full_width - width), rng.randint(0, full_height - height)
+            return left, top, width, height
+    narrowest, widest = ASPECT_RATIOS
+    width = min(full_width, max(1, round(full_height * widest)))
+    height = min(full_height, max(1, round(full_width / narrowest)))
+    return (full_width - width) // 2, (full_height - height) // 2, width, height
 
 
 class Batch(NamedTuple):
     """What a step computes on."""
 
-    images: Float[Tensor, "batch 3 height width"]
-    tokens: Int[Tensor, "batch texts length"]
+    images: UInt8[Tensor, "batch height width 3"]
+    """Pixels as they are: the device normalises them."""
+    texts: Texts
+    rows: list[int]
+    """Which pairs these are."""
+    damaged: list[str]
+    """Keys of samples that could not be read and were replaced."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        return Batch(*(value.to(device, non_blocking=True) for value in self))
+        return self._replace(
+            images=self.images.to(device, non_blocking=True), texts=self.texts.to(device)
+        )
 
 
 class Collate:
-    """Stacks views: images normalised, texts tokenised and cut to the longest of the batch."""
+    """Stacks views, and tokenises and groups their texts."""
 
     def __init__(self, towers: Towers) -> None:
-        self.tokenize, self.config = towers.tokenize, towers.preprocess_cfg
+        self.tokenize, self.trims_text = Tokenizer(towers.tokenizer), towers.trims_text
 
-    def __call__(self, views: list[tuple[Tensor, list[str]]]) -> Batch:
+    def __call__(self, views: list[View]) -> Batch:
         """One batch."""
-        images = torch.stack([image for image, _ in views]).float().div_(255)
-        images = v2.functional.normalize(
-            images, self.config["mean"], self.config["std"], inplace=True
+        tokens = self.tokenize([text for view in views for text in view.texts])
+        return Batch(
+            images=torch.from_numpy(np.stack([view.image for view in views])),
+            texts=grouped(tokens.unflatten(0, (len(views), -1)), trims=self.trims_text),
+            rows=[view.row for view in views],
+            damaged=[key for view in views for key in view.damaged],
         )
-        texts = [text for _, texts in views for text in texts]
-        tokens = self.tokenize(texts)
-        return Batch(images, tokens.view(len(views), -1, tokens.shape[1]))
 
 
 def num_workers() -> int:
@@ -133,21 +201,27 @@ def num_workers() -> int:
     return int(os.environ.get("CLIPFLOW_WORKERS", min(8, (os.cpu_count() or 1) - 1)))
 
 
+def advice(wait_share: float) -> str | None:
+    """What to do about the share of time that training waited for data; None if it is small."""
+    if wait_share < 0.05:
+        return None
+    workers, cores = num_workers(), os.cpu_count() or 1
+    remedy = (
+        f"set CLIPFLOW_WORKERS above {workers}, there are {cores} cores"
+        if workers < cores - 1
+        else f"all {cores} cores are busy: take more of them, or ingest smaller images"
+    )
+    return f"{wait_share:.0%} of the time was spent waiting for data; {remedy}"
+
+
 def loader(
-    pairs: Pairs,
-    rewrites: pa.ListArray,
-    params: Params,
-    towers: Towers,
-    *,
-    start: int,
-    rank: int,
-    world: int,
+    samples: Samples, params: Params, towers: Towers, *, start: int, rank: int, world: int
 ) -> DataLoader[Batch]:
     """Batches of this process from step `start` to the end."""
     workers = num_workers()
     return DataLoader(
-        Views(pairs, rewrites, params, towers.image_size_px),  # type: ignore[arg-type]
-        batch_sampler=Order(len(pairs), params, start=start, rank=rank, world=world),
+        Views(samples, params, towers.image_size_px),  # type: ignore[arg-type]
+        batch_sampler=Order(len(samples), params, start=start, rank=rank, world=world),
         collate_fn=Collate(towers),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),

@@ -1,31 +1,101 @@
-"""AdamW as CLIP and LaCLIP use it, and their learning-rate schedule."""
+"""AdamW as CLIP and LaCLIP use it, with its schedule, factors per tower and layer, and skipped steps."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from clipflow.model.towers import Towers
 from clipflow.pretrain.params import Params
 
 LR_BEFORE_WARMUP = 1e-6
+BLOCK = re.compile(r"\b(?:resblocks|stages|blocks|layer)\.(\d+)\.")
+"""What open_clip, timm and transformers call the layers of a tower."""
+BELOW_BLOCKS = re.compile(r"embed|conv1|stem|cls_token|ln_pre|norm_pre")
 
 
-def adamw(model: nn.Module, params: Params) -> torch.optim.AdamW:
-    """AdamW, betas (0.9, 0.98), eps 1e-8; matrices decay, vectors, scalars and norms don't."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": params.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=params.lr, betas=(0.9, 0.98), eps=1e-8)
+def adamw(model: nn.Module, towers: Towers, params: Params) -> torch.optim.AdamW:
+    """AdamW over what is trained; matrices decay, vectors, scalars and norms don't.
+
+    Each group's `lr_factor` is to be multiplied to the learning rate of the step.
+    """
+    factors = _lr_factors(towers, params)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decay = params.weight_decay if parameter.ndim >= 2 else 0.0
+            groups[decay, factors.get(parameter, 1.0)].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": members, "weight_decay": decay, "lr_factor": factor}
+            for (decay, factor), members in groups.items()
+        ],
+        lr=params.lr,
+        betas=(params.beta1, params.beta2),
+        eps=params.eps,
+        fused=True,
+    )
+
+
+def _lr_factors(towers: Towers, params: Params) -> dict[nn.Parameter, float]:
+    """The factor of each of the towers' parameters.
+
+    The projection has the tower's own factor, and each layer below it `layer_decay` times that of the layer
+    above; what lies below the first layer is one layer more.
+
+    Source: Bao et al. 2022, *BEiT* (arXiv:2106.08254), appendix on fine-tuning; EVA-CLIP's pre-training.
+    """
+    factors: dict[nn.Parameter, float] = {}
+    for name, tower in (("image", towers.clip.visual), ("text", towers.clip.text)):
+        blocks = {key: BLOCK.search(key) for key, _ in tower.named_parameters()}
+        num_layers = 1 + max((int(found[1]) for found in blocks.values() if found), default=-1)
+        for key, parameter in tower.named_parameters():
+            below = num_layers + 1 if BELOW_BLOCKS.search(key) else 0
+            if found := blocks[key]:
+                below = num_layers - int(found[1])
+            factors[parameter] = params.lr_factors.get(name, 1.0) * params.layer_decay**below  # type: ignore[call-overload]
+    return factors
 
 
 def learning_rate(step: int, params: Params) -> float:
-    """Linear from 1e-6 to `lr` over the warm-up, then half a cosine down to `lr_min`."""
+    """Linear from 1e-6 to `lr` over the warm-up, then by the schedule down to `lr_min`."""
     if step < params.warmup_steps:
         share = step / params.warmup_steps
         return LR_BEFORE_WARMUP + share * (params.lr - LR_BEFORE_WARMUP)
     share = (step - params.warmup_steps) / max(1, params.steps - params.warmup_steps)
-    return params.lr_min + (params.lr - params.lr_min) * (1 + math.cos(math.pi * share)) / 2
+    left = {"cosine": (1 + math.cos(math.pi * share)) / 2, "linear": 1 - share, "constant": 1.0}
+    return params.lr_min + (params.lr - params.lr_min) * left[params.schedule]
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, step: int, params: Params) -> float:
+    """Give each group its share of the step's learning rate, which is returned."""
+    lr = learning_rate(step, params)
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+    return lr
+
+
+def clip_gradients(model: nn.Module, max_norm: float | None) -> Float[Tensor, ""]:
+    """The L2 norm of all gradients together, before they are scaled down to `max_norm` if it is larger."""
+    trained = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
+    return norm
+
+
+def step_unless(optimiser: torch.optim.AdamW, skip: Float[Tensor, ""]) -> None:
+    """Take the step if `skip` is 0; if it is 1, leave weights and moments as they are.
+
+    The decision is the device's own: the host doesn't wait for it.
+    """
+    optimiser.found_inf = skip  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells a fused optimizer
+    optimiser.step()

@@ -41,7 +41,7 @@ class Params(Section):
     lr_factors: dict[Literal["image", "text"], Annotated[float, Field(ge=0)]]
     """Factors on the learning rate of a tower, `{image: 0.1}`; towers not named have 1."""
     layer_decay: float = Field(gt=0, le=1)
-    """Factor on the learning rate per layer below a tower's last (BEiT, EVA-CLIP: 0.75 to 0.9); 1 is none."""
+    """Factor on the learning rate per layer below a tower's projection; 1: none. EVA-CLIP: 0.75 to 0.9."""
     weight_decay: float = Field(ge=0)
     """AdamW decay of matrices; vectors, scalars and norms are never decayed."""
     beta1: float = Field(ge=0, lt=1)
@@ -64,7 +64,7 @@ class Params(Section):
     seed: int = Field(ge=0)
     """Seed of initial weights, sample order, crops and caption draws."""
     max_skipped_steps: int = Field(ge=0)
-    """Steps with a loss or gradient that is not finite are skipped; more than so many in a row end the run."""
+    """A step whose loss or gradient is not finite is skipped; more than so many in a row end the run."""
     log_every: int = Field(ge=1)
     """Steps between logged metrics."""
     checkpoint_every: int = Field(ge=1)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from jaxtyping import Float
+from torch import Tensor
 
 from clipflow.errors import ClipflowError
 from clipflow.pretrain.params import Params
-
-AGREE_EVERY_STEPS = 10
-"""How often several processes ask each other whether to stop: asking waits for all of them."""
 
 
 def accelerator(params: Params) -> Accelerator:
@@ -20,7 +21,9 @@ def accelerator(params: Params) -> Accelerator:
     precision = {"auto": "bf16" if bfloat16 else "no", "float32": "no", "bfloat16": "bf16"}
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     found = Accelerator(
-        mixed_precision=precision[params.precision], cpu=not torch.cuda.is_available()
+        mixed_precision=precision[params.precision],
+        cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     if found.num_processes != launched:
         raise ClipflowError(
@@ -30,11 +33,29 @@ def accelerator(params: Params) -> Accelerator:
     return found
 
 
-def agree(stop: bool, accelerator: Accelerator, step: int) -> bool:
-    """Whether to stop now, the same answer in every process."""
-    if accelerator.num_processes == 1:
-        return stop
-    if step % AGREE_EVERY_STEPS:
-        return False
-    asked = torch.tensor(int(stop), device=accelerator.device)
-    return bool(accelerator.reduce(asked, reduction="sum").item())
+def worst(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The largest of all processes' values, on their devices."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
+
+
+class Agreement:
+    """What any process asks for becomes known to all at the same step, without any waiting for it."""
+
+    def __init__(self, num_processes: int) -> None:
+        self.alone = num_processes == 1
+        self.group = None if self.alone else dist.new_group(backend="gloo")
+        self._asked: tuple[Any, Tensor] | None = None
+
+    def ask(self, *wishes: bool) -> list[bool]:
+        """Which wishes any process had: in this step if there is one process, else in the one before."""
+        if self.alone:
+            return list(wishes)
+        flags = torch.tensor(wishes, dtype=torch.int32)
+        work = dist.all_reduce(flags, group=self.group, async_op=True)  # type: ignore[arg-type]
+        before, self._asked = self._asked, (work, flags)
+        if before is None:
+            return [False] * len(wishes)
+        before[0].wait()
+        return [bool(flag) for flag in before[1]]

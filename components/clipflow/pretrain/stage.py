@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import safetensors.torch
 from accelerate.utils import set_seed
 
 from clipflow import params as params_file
 from clipflow import track
 from clipflow.artifacts import checkpoint as checkpoint_artifact
 from clipflow.artifacts import manifest
-from clipflow.artifacts import rewrites as rewrites_artifact
 from clipflow.artifacts.pairs import Pairs
+from clipflow.errors import ArtifactError
 from clipflow.model.towers import Towers
 from clipflow.pretrain import export, processes
+from clipflow.pretrain.average import Average
 from clipflow.pretrain.loader import loader
 from clipflow.pretrain.optimiser import adamw
 from clipflow.pretrain.params import Params
-from clipflow.pretrain.resume import Scratch, stop_on_signals
+from clipflow.pretrain.resume import Scratch, Stateful, stop_on_signals
+from clipflow.pretrain.samples import Samples, join
 from clipflow.pretrain.training import Training
 
 logger = logging.getLogger(__name__)
@@ -28,18 +31,21 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
     """Train and write `checkpoint`, complete or absent.
 
     Killed, interrupted or preempted, the next call with the same params, inputs and code goes on from
-    the last saved state, with the same batches; SIGTERM and Ctrl-C save first. Raises ArtifactError
-    for inputs that don't fit, TrackingError before training if MLflow is down.
+    the last saved state, with the same batches, on as many processes as there now are; SIGTERM and
+    Ctrl-C save first. Raises ArtifactError for inputs that don't fit, TrackingError before training if
+    MLflow is down, ClipflowError if the loss stays away from finite numbers.
     """
     data = Pairs(pairs)
-    texts = rewrites_artifact.align(rewrites, data)
     track.connect()
     accelerator = processes.accelerator(params)
     set_seed(params.seed)
-    towers = Towers(params.architecture, params.recipe.temperature_init)
-    objective = params.recipe.objective(towers)
-    optimiser = adamw(objective, params)
+    towers = build(params)
+    objective = params.recipe.objective(towers).to(accelerator.device)
+    optimiser = adamw(objective, towers, params)
+    average = Average(objective, params.ema_decay) if params.ema_decay else None
     inputs = {"pairs": pairs, "rewrites": rewrites}
+    if params.initial_weights:
+        inputs["initial_weights"] = Path(params.initial_weights)
     lineage = track.lineage(inputs)
     logger.info(
         "recipe %s, %s (%.1fM parameters), %d pairs, %d steps of %d samples on %d x %s in %s",
@@ -48,7 +54,13 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
         accelerator.device.type, accelerator.mixed_precision.replace("no", "float32"),
     )  # fmt: skip
     with Scratch(params, towers.config, inputs).locked(accelerator.is_main_process) as scratch:
-        state = scratch.restore(objective, optimiser)
+        with accelerator.local_main_process_first():
+            join(data, rewrites, scratch.samples)
+        samples = Samples(data, scratch.samples)
+        parts: dict[str, Stateful] = {"model": objective, "optimiser": optimiser}
+        if average:
+            parts["average"] = average
+        state = scratch.restore(parts)
         if state.step:
             logger.info("resuming after step %d from %s", state.step, scratch.folder)
         with (
@@ -62,16 +74,44 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
             stop_on_signals() as stop,
         ):
             state.mlflow_run_id = mlflow_run.id
-            batches = loader(data, texts, params, towers, start=state.step,
+            batches = loader(samples, params, towers, start=state.step,
                              rank=accelerator.process_index, world=accelerator.num_processes)  # fmt: skip
-            Training(params, accelerator, towers, objective, optimiser, state, scratch, mlflow_run,
-                     stop).run(batches)  # fmt: skip
+            Training(params, accelerator, samples, towers, objective, optimiser, average, state, scratch,
+                     parts, mlflow_run, stop).run(batches)  # fmt: skip
             if accelerator.is_main_process:
+                if average:
+                    average.copy_to_weights()
                 with manifest.complete_or_absent(checkpoint) as folder:
-                    export.write(folder, params, towers, data, texts, state, lineage)
+                    export.write(folder, params, towers, samples, state, lineage)
                 scratch.clear()
                 mlflow_run.log_artifacts(checkpoint / checkpoint_artifact.CONFIG, "checkpoint")
         accelerator.wait_for_everyone()
     logger.info(
         "wrote %s: loss %.3f after %d steps", checkpoint, state.history[-1]["loss"], state.step
     )
+
+
+def build(params: Params) -> Towers:
+    """The towers as training starts. Raises ArtifactError for initial weights of another architecture."""
+    towers = Towers(
+        params.architecture,
+        params.recipe.temperature_init,
+        patch_dropout=params.patch_dropout,
+        chunk_size=params.chunk_size,
+    )
+    if params.initial_weights:
+        folder = Path(params.initial_weights)
+        made_with = checkpoint_artifact.read(folder)["architecture"]
+        if made_with != params.architecture:
+            raise ArtifactError(
+                f"pretrain.initial_weights: {folder} is a {made_with}, expected a {params.architecture};"
+                " choose another checkpoint or set pretrain.architecture"
+            )
+        towers.clip.load_state_dict(
+            safetensors.torch.load_file(folder / checkpoint_artifact.WEIGHTS)
+        )
+    for name in params.locked:
+        towers.lock(name)
+    if params.compile:
+        towers.compile_parts()
+    return towers

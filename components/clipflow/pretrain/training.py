@@ -14,12 +14,15 @@ from torch import nn
 
 from clipflow import log, track
 from clipflow.model.towers import Towers
-from clipflow.pretrain import processes
-from clipflow.pretrain.loader import Batch
+from clipflow.pretrain.average import Average
+from clipflow.pretrain.loader import Batch, advice
 from clipflow.pretrain.meter import Meter
-from clipflow.pretrain.optimiser import learning_rate
+from clipflow.pretrain.optimiser import clip_gradients, set_learning_rate, step_unless
 from clipflow.pretrain.params import Params
-from clipflow.pretrain.resume import Scratch, State, Stop
+from clipflow.pretrain.processes import Agreement, worst
+from clipflow.pretrain.resume import Due, Scratch, State, Stateful, Stop
+from clipflow.pretrain.samples import Samples
+from clipflow.pretrain.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -30,69 +33,82 @@ class Training:
 
     params: Params
     accelerator: Accelerator
+    samples: Samples
     towers: Towers
     objective: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: torch.optim.AdamW
+    average: Average | None
     state: State
     scratch: Scratch
+    parts: dict[str, Stateful]
+    """What a saved state holds beside `state`."""
     mlflow_run: track.Run
     stop: Stop
 
     def run(self, batches: Iterable[Batch]) -> None:
-        """Take every step; leave by SystemExit, with the state saved, if asked to stop."""
+        """Take every step; leave by SystemExit, with the state saved, if asked to stop.
+
+        Raises ClipflowError, in all processes at the same step, if too many steps in a row are skipped.
+        """
         params, state, accelerator = self.params, self.state, self.accelerator
-        model, optimiser = accelerator.prepare(self.objective, self.optimiser)
+        model = accelerator.prepare(self.objective)
         model.train()
-        meter = Meter(state.unlogged, state.num_unlogged)
+        meter, watch = Meter(state.unlogged), Watch(params, state, self.samples)
+        agreement, due = Agreement(accelerator.num_processes), Due(params)
         with log.progress(
             range(params.steps), total=params.steps, what="training", unit="step"
         ) as bar:
             bar.update(state.step)
             for batch in meter.waiting(batches):
                 self._seed()
-                lr = self._set_learning_rate()
+                lr = set_learning_rate(self.optimiser, state.step, params)
+                images, texts, *_ = batch.to(accelerator.device)
                 with accelerator.autocast():
-                    losses = model(*batch.to(accelerator.device))
+                    losses = model(images, texts)
                 accelerator.backward(losses["loss"])
-                optimiser.step()
-                optimiser.zero_grad()
+                norm = clip_gradients(model, params.clip_grad_norm)
+                skip = worst((~(norm + losses["loss"].detach()).isfinite()).float())
+                step_unless(self.optimiser, skip)
+                self.optimiser.zero_grad()
                 self.towers.clamp_scale()
+                if self.average:
+                    self.average.update()
 
                 state.step += 1
-                meter.add(losses)
+                tokens = texts.num_tokens / texts.place.numel()
+                meter.add({**losses, "grad_norm": norm, "tokens_per_text": tokens}, skip)
+                watch.see(batch, skip, losses["loss"], norm)
                 bar.update()
                 if state.step % params.log_every == 0 or state.step == params.steps:
-                    row = {**meter.read(state.step, params.batch_size, accelerator), "lr": lr}
+                    row = {**meter.read(params.batch_size, accelerator), "lr": lr}
                     self._log(row)
                     bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                if state.step < params.steps:
-                    self._save_or_stop(meter)
+                stop, save = agreement.ask(bool(self.stop), due(state.step))
+                if (stop or save) and state.step < params.steps:
+                    watch.catch_up()
+                    state.unlogged = meter.unlogged()
+                    self._save()
+                    due.saved()
+                    if stop:
+                        self._leave()
+        watch.catch_up()
+        if hint := advice(meter.total_waited_s / meter.total_s):
+            logger.info("%s", hint)
 
     def _seed(self) -> None:
         """Whatever a tower draws in this step is a function of seed, step and process."""
         place = f"{self.params.seed}/step/{self.state.step}/{self.accelerator.process_index}"
         torch.manual_seed(random.Random(place).getrandbits(63))
 
-    def _set_learning_rate(self) -> float:
-        lr = learning_rate(self.state.step, self.params)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        return lr
-
     def _log(self, row: dict[str, float]) -> None:
         self.state.history.append({"step": self.state.step, **row})
         self.mlflow_run.log({f"train/{name}": v for name, v in row.items()}, self.state.step)
 
-    def _save_or_stop(self, meter: Meter) -> None:
-        stopping = processes.agree(bool(self.stop), self.accelerator, self.state.step)
-        if not stopping and self.state.step % self.params.checkpoint_every:
-            return
-        self.state.unlogged, self.state.num_unlogged = meter.unlogged(), meter.num_steps
+    def _save(self) -> None:
         if self.accelerator.is_main_process:
-            self.scratch.save(self.state, self.objective, self.optimiser)
-        if stopping:
-            self.accelerator.wait_for_everyone()  # the first to leave ends the others
-            logger.warning(
-                "stopped after step %d; run it again to go on from there", self.state.step
-            )
-            sys.exit(128 + (self.stop.signal or 15))
+            self.scratch.save(self.state, self.parts)
+
+    def _leave(self) -> None:
+        self.accelerator.wait_for_everyone()  # the first to leave ends the others
+        logger.warning("stopped after step %d; run it again to go on from there", self.state.step)
+        sys.exit(128 + (self.stop.signal or 15))
