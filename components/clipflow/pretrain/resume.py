@@ -3,12 +3,13 @@
 They lie in `$CLIPFLOW_SCRATCH` (default `artifacts/scratch`), in a folder named by everything that
 determines the run, so that other params, data or code never pick them up:
 
-    step-00000200.pt      model, optimizer, averages, MLflow run, history
-    step-00000200.json    its SHA-256
-    lock                  held by the process that is at work here
+    step-00000200-1f0c2a4be8d90c35.pt   model, optimizer, average, MLflow run, history; named by its SHA-256
+    samples.arrow                       pairs joined with their rewrites
+    lock                                held by the process that is at work here
 
 The order of samples, crops, caption draws, the schedule and every random number are functions of the seed,
-the step and the rank, so a state needs nothing of them, and doesn't depend on how many processes wrote it.
+the step and the rank, so a state needs nothing of them. Weights are saved whole, by the first process,
+whether or not they are sharded: a run may go on with another number of processes.
 A run asked to stop exits with 143 (SIGTERM) or 130 (Ctrl-C) after it has saved.
 """
 
@@ -27,12 +28,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from clipflow.artifacts import manifest
 from clipflow.errors import ClipflowError
+from clipflow.log import is_main_process
 from clipflow.pretrain.params import Params
 
 logger = logging.getLogger(__name__)
@@ -42,13 +53,21 @@ WHEN_TO_SAVE = {"checkpoint_every", "checkpoint_minutes", "checkpoint_keep"}
 
 
 class Stateful(Protocol):
-    """What a state holds beside its own fields."""
+    """Tensors by name."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Its tensors and numbers."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
+    def load_state_dict(self, values: dict[str, Tensor], /) -> None:
         """Put them back."""
+
+
+class Parts(TypedDict):
+    """What a state holds beside `State`; plain or sharded over processes."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    average: NotRequired[Stateful]
 
 
 @dataclass
@@ -102,51 +121,119 @@ class Scratch:
         """Where the run keeps its pairs joined with their rewrites."""
         return self.folder / "samples.arrow"
 
-    def save(self, state: State, parts: dict[str, Stateful]) -> None:
-        """Write a state aside, onto the disk, and rename it into place; then delete those too old to keep.
+    def save(self, state: State, parts: Parts) -> None:
+        """Leave a new newest state, and delete those too old to keep.
 
-        A kill or a power cut at any moment leaves the ones before as they were.
+        Every process must call it at the same step: sharded weights are gathered, the first process writes.
+        Before the first step weights are what the seed makes them, and the state is without them.
         """
-        file = self.folder / f"step-{state.step:08d}.pt"
-        aside = file.with_suffix(".partial")
-        contents = {"state": vars(state), **{n: part.state_dict() for n, part in parts.items()}}
+        contents = {"state": vars(state), **(_gathered(parts) if state.step else {})}
+        if is_main_process():
+            self._write(state.step, contents)
+            for old in self._files()[: -self.keep]:
+                old.unlink()
+
+    def restore(self, parts: Parts) -> State:
+        """Put the newest intact state back, or leave all as it is and return a state of no steps.
+
+        Every process must call it: the first one reads, the others hear of it. Damaged states are passed
+        over and deleted, with a warning. Raises ClipflowError if there are only such.
+        """
+        contents = self._read() if is_main_process() else {}
+        known = [contents.get("state", {})]
+        if dist.is_initialized():
+            dist.broadcast_object_list(known)
+        state = State(**known[0])
+        if state.step:
+            _scatter(contents, parts)
+        return state
+
+    def clear(self) -> None:
+        """Forget the run, which is complete: its folder is gone at once, whoever comes next starts anew."""
+        done = self.folder.with_suffix(".done")
+        self.folder.rename(done)
+        shutil.rmtree(done)
+
+    def _write(self, step: int, contents: dict[str, Any]) -> None:
+        """Write aside, onto the disk, and rename: a kill or a power cut leaves the older states alone."""
+        aside = self.folder / "state.partial"
         with aside.open("wb") as stream:
             torch.save(contents, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        manifest.write_json(file.with_suffix(".json"), {"sha256": manifest.file_digest(aside)})
-        aside.replace(file)
-        for old in self._files()[: -self.keep]:
-            old.unlink()
-            old.with_suffix(".json").unlink(missing_ok=True)
+        aside.replace(self.folder / f"step-{step:08d}-{_digest(aside)}.pt")
+        folder = os.open(self.folder, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
-    def restore(self, parts: dict[str, Stateful]) -> State:
-        """Put the newest intact state back, or leave all as it is and return a state of no steps.
-
-        A damaged one is passed over with a warning. Raises ClipflowError if none is intact.
-        """
+    def _read(self) -> dict[str, Any]:
+        """The newest intact state, or nothing if there is none at all."""
         files = self._files()
-        for file in reversed(files):
-            if _intact(file):
-                contents = torch.load(file, map_location="cpu", weights_only=True)
-                for name, part in parts.items():
-                    part.load_state_dict(contents[name])
-                return State(**contents["state"])
-            logger.warning("%s: damaged, passed over; going on from the state before it", file)
-        if files:
+        damaged = []
+        while files and not files[-1].stem.endswith(_digest(files[-1])):
+            damaged.append(files.pop())
+        if damaged and not files:
             raise ClipflowError(
-                f"{self.folder}: none of its {len(files)} states is intact;"
+                f"{self.folder}: none of its {len(damaged)} states is intact;"
                 " delete the folder to start this run over"
             )
-        return State()
+        for file in damaged:
+            logger.warning("%s: damaged, deleted; going on from %s", file, files[-1].name)
+            file.unlink()
+        if not files:
+            return {}
+        return dict(torch.load(files[-1], map_location="cpu", weights_only=True))
 
     def _files(self) -> list[Path]:
         """The states there are, oldest first."""
         return sorted(self.folder.glob("step-*.pt"))
 
-    def clear(self) -> None:
-        """Delete the state: the run is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+
+def _gathered(parts: Parts) -> dict[str, Any]:
+    """What a state holds, whole and in the first process's memory; the other processes keep nothing."""
+    model, optimiser = get_state_dict(
+        parts["model"],
+        parts["optimiser"],
+        options=StateDictOptions(full_state_dict=True, cpu_offload=True),
+    )
+    average = {}
+    for name, value in parts["average"].state_dict().items() if "average" in parts else ():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        if is_main_process():
+            average[name] = whole.cpu()
+    return {"model": model, "optimiser": optimiser, "average": average}
+
+
+def _scatter(contents: dict[str, Any], parts: Parts) -> None:
+    """Put what the first process holds back into every process's parts, each its shard."""
+    model, optimiser = parts["model"], parts["optimiser"]
+    options = StateDictOptions(
+        full_state_dict=True, broadcast_from_rank0=dist.is_initialized(), strict=False
+    )
+    set_model_state_dict(model, contents.get("model", {}), options=options)
+    moments = contents.get("optimiser", {"state": {}, "param_groups": []})
+    set_optimizer_state_dict(model, optimiser, moments, options=options)
+    # It gives moments to parameters that no step has reached so far, and which have none.
+    ...
+    if "average" in parts:
+        parts["average"].load_state_dict(
+            {
+                name: _placed(contents["average"][name] if is_main_process() else None, value)
+                for name, value in parts["average"].state_dict().items()
+            }
+        )
+
+
+def _placed(whole: Tensor | None, like: Tensor) -> Tensor:
+    """A tensor of the first process, in all of them, and sharded as another is."""
+    value = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    if whole is not None:
+        value.copy_(whole)
+    if dist.is_initialized():
+        dist.broadcast(value, 0)
+    if isinstance(like, DTensor):
+        return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    return value
 
 
 def _code_digest() -> str:
@@ -156,13 +243,8 @@ def _code_digest() -> str:
     return hashlib.sha256(b"".join(f.read_bytes() for f in sorted(files))).hexdigest()
 
 
-def _intact(file: Path) -> bool:
-    """Whether a state is as it was written."""
-    try:
-        written = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return bool(manifest.file_digest(file) == written)
+def _digest(file: Path) -> str:
+    return manifest.file_digest(file)[:16]
 
 
 class Due:
