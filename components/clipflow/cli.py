@@ -105,6 +105,30 @@ def check_params(params_file: ParamsFile = PARAMS) -> None:
     typer.echo(describe(params_file))
 
 
+@app.command(name="plan")
+def plan_run(
+    params_file: ParamsFile = PARAMS,
+    devices: Annotated[int, typer.Option(min=1, help="Devices in all.")] = 1,
+    device_type: Annotated[
+        str, typer.Option(help="h200, h100, a100 or cpu (this machine).")
+    ] = "cpu",
+    price: Annotated[float | None, typer.Option(help="Dollars per device and hour.")] = None,
+    tokens: Annotated[
+        int, typer.Option(min=3, help="Mean tokens of a text; captions have 12-20.")
+    ] = 16,
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of a GPU's peak.")
+    ] = 0.35,
+) -> None:
+    """Estimate parameters, memory, hours and dollars of pretrain before booking devices."""
+    from clipflow import plan
+
+    section = params.load(params_file, "pretrain")
+    found = plan.plan(section, devices=devices, device_type=device_type, price=price,
+                      tokens_per_text=tokens, utilisation=utilisation)  # fmt: skip
+    typer.echo(plan.describe(found, section, devices, device_type))
+
+
 def _run(stage: str, params_file: Path, **artifacts: Path) -> None:
     log.setup(stage)
     run: Callable[..., None] = importlib.import_module(f"clipflow.{stage}.stage").run

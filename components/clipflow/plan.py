@@ -1,0 +1,194 @@
+"""What a pre-training will need: parameters, arithmetic, memory, hours and dollars, before it is booked."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from clipflow.errors import ParamsError, did_you_mean
+from clipflow.model.info_nce import TILE_ELEMENTS
+from clipflow.model.texts import Texts
+from clipflow.model.towers import Towers
+from clipflow.pretrain.optimiser import adamw, clip_gradients
+from clipflow.pretrain.params import Params
+
+PROBE = 16
+"""Samples by which arithmetic and memory per sample are counted."""
+TIMED_BATCHES = 8, 32
+"""Batch sizes that a CPU is timed at; the time of a larger one lies on the line through them."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a vendor's data sheet says of one device: usable memory, peak without sparsity."""
+
+    memory_gib: float
+    bfloat16_tflops: float
+    float32_tflops: float
+
+
+DEVICES = {
+    "h200": Device(131, 989, 67),  # H200 SXM: 141 GB
+    "h100": Device(74, 989, 67),  # H100 SXM: 80 GB
+    "a100": Device(74, 312, 19.5),  # A100 SXM: 80 GB
+}
+UTILISATION = 0.35
+"""Assumed share of a GPU's peak that training reaches; not measured by us."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The estimate for one run."""
+
+    num_parameters: int
+    num_trained: int
+    flops_per_sample: float
+    memory_gib: float
+    """Peak per device."""
+    device_memory_gib: float
+    step_s: float
+    hours: float
+    dollars: float | None
+    basis: str
+    """What the time was estimated from."""
+
+
+def plan(
+    params: Params,
+    *,
+    devices: int,
+    device_type: str,
+    price: float | None = None,
+    tokens_per_text: int = 16,
+    utilisation: float = UTILISATION,
+) -> Plan:
+    """Estimate a run; `price` is in dollars per device and hour.
+
+    Raises ParamsError for an unknown device type or a batch that doesn't divide among the devices.
+    """
+    if device_type not in {*DEVICES, "cpu"}:
+        raise ParamsError(
+            f"--device-type: no '{device_type}'; {did_you_mean(device_type, [*DEVICES, 'cpu'])}"
+        )
+    if params.batch_size % devices:
+        raise ParamsError(
+            f"pretrain.batch_size: {params.batch_size} is not a multiple of the {devices} devices"
+        )
+    local = params.batch_size // devices
+    towers = Towers(
+        params.architecture, params.recipe.temperature_init, patch_dropout=params.patch_dropout
+    ).train()
+    for name in params.locked:
+        towers.lock(name)
+    num_texts = len(params.recipe.texts("a caption", [], random.Random(0)))
+    flops, kept = _per_sample(copy.deepcopy(towers).to("meta"), num_texts, tokens_per_text)
+    trained = sum(p.numel() for p in towers.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in towers.parameters())
+    on_gpu = device_type != "cpu"
+    half = params.precision == "bfloat16" or (on_gpu and params.precision == "auto")
+    activations = min(local, params.chunk_size or local) * kept * (0.5 if half else 1.0)
+    embeddings = 4 * 4 * params.batch_size * _width(towers) * (1 + num_texts)  # and their gradients
+    copies = 4 + bool(params.ema_decay)  # weights, gradients, two moments, average
+    memory = 4 * (total + (copies - 1) * trained) + activations + embeddings + 4 * 4 * TILE_ELEMENTS
+    if params.chunk_size and params.chunk_size < local:
+        flops *= 4 / 3  # towers are run once more
+    if device_type == "cpu":
+        step_s = _timed_step(towers, params, local, num_texts, tokens_per_text)
+        device_memory, basis = (
+            float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+            "a few steps timed on this machine",
+        )
+    else:
+        device = DEVICES[device_type]
+        peak = device.bfloat16_tflops if half else device.float32_tflops
+        step_s = flops * local / (peak * 1e12 * utilisation)
+        device_memory = device.memory_gib * 2**30
+        basis = (
+            f"{peak:g} TFLOP/s, of which {utilisation:.0%} assumed, loader and network not counted"
+        )
+    hours = params.steps * step_s / 3600
+    return Plan(
+        total, trained, flops, memory / 2**30, device_memory / 2**30, step_s, hours,
+        None if price is None else price * hours * devices, basis,
+    )  # fmt: skip
+
+
+def _per_sample(towers: Towers, num_texts: int, tokens_per_text: int) -> tuple[float, float]:
+    """Floating-point operations, forward and backward, and bytes kept in between, of one sample."""
+    device = towers.clip.logit_scale.device
+    images = torch.zeros(PROBE, 3, towers.image_size_px, towers.image_size_px, device=device)
+    tokens = torch.zeros(PROBE * num_texts, tokens_per_text, dtype=torch.long, device=device)
+    kept: dict[int, Tensor] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        if not isinstance(value, nn.Parameter):
+            kept[value.untyped_storage()._cdata] = value
+        return value
+
+    with FlopCounterMode(display=False) as flops:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            sums = towers.image(images).sum() + towers.text(tokens).sum()
+        num_bytes = sum(value.untyped_storage().nbytes() for value in kept.values())
+        sums.backward()
+    towers.zero_grad()
+    return flops.get_total_flops() / PROBE, num_bytes / PROBE
+
+
+def _width(towers: Towers) -> int:
+    """Elements of an embedding."""
+    return int(towers.config["model_cfg"]["embed_dim"])
+
+
+def _timed_step(
+    towers: Towers, params: Params, local: int, num_texts: int, tokens_per_text: int
+) -> float:
+    """Seconds of a step of `local` samples here, without the loader, from smaller steps."""
+    objective = params.recipe.objective(towers)
+    optimiser = adamw(objective, towers, params)
+
+    def seconds(batch: int) -> float:
+        size = towers.image_size_px
+        images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8)
+        tokens = torch.randint(1, 1000, (batch * num_texts, tokens_per_text))
+        texts = Texts((tokens,), torch.arange(len(tokens)).view(batch, num_texts), tokens.numel())
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            objective(images, texts)["loss"].backward()
+            clip_gradients(objective, None)
+            optimiser.step()
+            optimiser.zero_grad()
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    small, large = (min(local, batch) for batch in TIMED_BATCHES)
+    at_small = seconds(small)
+    if small == large:
+        return at_small
+    at_large = seconds(large)
+    return at_large + (local - large) * (at_large - at_small) / (large - small)
+
+
+def describe(found: Plan, params: Params, devices: int, device_type: str) -> str:
+    """The estimate as lines to read."""
+    fits = "fits" if found.memory_gib < found.device_memory_gib else "DOES NOT FIT"
+    remedy = "" if fits == "fits" else ": use more devices or set pretrain.chunk_size"
+    lines = {
+        "run": f"{params.recipe.name}, {params.architecture}, {params.steps} steps of {params.batch_size}"
+        f" on {devices} x {device_type}",
+        "parameters": f"{found.num_parameters / 1e6:.1f} M, {found.num_trained / 1e6:.1f} M trained",
+        "arithmetic": f"{found.flops_per_sample / 1e9:.1f} GFLOP a sample, forward and backward",
+        "memory": f"{found.memory_gib:.1f} GiB a device of {found.device_memory_gib:.0f} ({fits}{remedy})",
+        "step": f"{found.step_s:.3g} s ({found.basis})",
+        "time": f"{found.hours:.3g} h",
+    }
+    if found.dollars is not None:
+        lines["cost"] = f"{found.dollars:,.0f} dollars"
+    return "\n".join(f"{name:<12}{text}" for name, text in lines.items())
