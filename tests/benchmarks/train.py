@@ -59,13 +59,14 @@ def main() -> None:
 
 
 def clipflow(model: str, pairs: Path, rewrites: Path, args: argparse.Namespace) -> float:
-    """Samples per second of `clipflow pretrain`, by the times of its own log lines in MLflow's order."""
+    """Samples per second of `clipflow pretrain`, as its history has it."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         values = YAML(typ="safe").load((harness.ROOT / "params.yaml").read_text())
         values["pretrain"] |= {
-            "architecture": model, "batch_size": args.batch_size, "steps": args.steps, "log_every": FIRST_STEPS,
-            "warmup_steps": 1, "checkpoint_every": 10**6, "checkpoint_minutes": 1e6,
+            "architecture": model, "batch_size": args.batch_size, "steps": args.steps,
+            "log_every": FIRST_STEPS, "warmup_steps": 1, "checkpoint_every": 10**6,
+            "checkpoint_minutes": 1e6,
             "precision": {"fp32": "float32", "amp_bf16": "bfloat16"}[args.precision],
         }  # fmt: skip
         with (folder / "params.yaml").open("w") as stream:
@@ -81,7 +82,9 @@ def clipflow(model: str, pairs: Path, rewrites: Path, args: argparse.Namespace) 
         import pyarrow.parquet as pq
 
         history = pq.read_table(folder / "c" / "history.parquet").to_pylist()
-        seconds = sum(FIRST_STEPS * args.batch_size / row["samples_per_second"] for row in history[1:])
+        seconds = sum(
+            FIRST_STEPS * args.batch_size / row["samples_per_second"] for row in history[1:]
+        )
         return float(args.batch_size * (args.steps - FIRST_STEPS) / seconds)
 
 

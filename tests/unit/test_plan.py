@@ -23,7 +23,7 @@ from fakes.artifacts import tokenized
 def test_arithmetic_is_the_published_count_less_what_is_left_out(stage_params: Any) -> None:
     """open_clip's table has 14.78 GFLOP forward for ViT-B-32 with all 77 tokens and all positions.
 
-    Of the last of 12 layers, queries, projection and MLP (10/12 of it) are left out for all but one position.
+    Of the last of 12 layers, 10/12 are left out for all but one position: queries, projection and MLP.
     """
     params = stage_params("pretrain", architecture="ViT-B-32")
     found = plan(params, devices=1, device_type="a100", tokens_per_text=77)

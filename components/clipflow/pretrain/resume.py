@@ -25,7 +25,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NotRequired, Protocol, TypedDict
@@ -100,9 +100,9 @@ class Scratch:
         self.keep = params.checkpoint_keep
 
     @contextmanager
-    def locked(self, is_main_process: bool) -> Iterator[Scratch]:
+    def locked(self, is_main: bool) -> Iterator[Scratch]:
         """Keep other runs off while this one lasts. Raises ClipflowError if one is at work here."""
-        if not is_main_process:
+        if not is_main:
             yield self
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +151,7 @@ class Scratch:
     def clear(self) -> None:
         """Forget the run, which is complete: its folder is gone at once, whoever comes next starts anew."""
         done = self.folder.with_suffix(".done")
+        shutil.rmtree(done, ignore_errors=True)  # left by one that was killed right here
         self.folder.rename(done)
         shutil.rmtree(done)
 
@@ -206,15 +207,15 @@ def _gathered(parts: Parts) -> dict[str, Any]:
 
 def _scatter(contents: dict[str, Any], parts: Parts) -> None:
     """Put what the first process holds back into every process's parts, each its shard."""
-    model, optimiser = parts["model"], parts["optimiser"]
-    options = StateDictOptions(
-        full_state_dict=True, broadcast_from_rank0=dist.is_initialized(), strict=False
+    whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=dist.is_initialized())
+    set_model_state_dict(parts["model"], contents.get("model", {}), options=whole)
+    set_optimizer_state_dict(
+        parts["model"],
+        parts["optimiser"],
+        contents.get("optimiser", {}),
+        # A parameter that has had no gradient has no moments.
+        options=replace(whole, strict=False),
     )
-    set_model_state_dict(model, contents.get("model", {}), options=options)
-    moments = contents.get("optimiser", {"state": {}, "param_groups": []})
-    set_optimizer_state_dict(model, optimiser, moments, options=options)
-    # It gives moments to parameters that no step has reached so far, and which have none.
-    ...
     if "average" in parts:
         parts["average"].load_state_dict(
             {
@@ -248,19 +249,23 @@ def _digest(file: Path) -> str:
 
 
 class Due:
-    """When the next state is to be saved."""
+    """When the next state is to be saved: after so many steps, or minutes by the first process's clock."""
 
     def __init__(self, params: Params) -> None:
         self.every, self.seconds = params.checkpoint_every, 60 * params.checkpoint_minutes
-        self.saved_at = time.monotonic()
+        self.asked_at = time.monotonic()
 
     def __call__(self, step: int) -> bool:
-        """Whether it is time, by steps or by minutes since the last one."""
-        return step % self.every == 0 or time.monotonic() - self.saved_at >= self.seconds
+        """Whether to ask for a state now. To be asked at each step; the minutes count from the last yes."""
+        late = is_main_process() and time.monotonic() - self.asked_at >= self.seconds
+        due = late or step % self.every == 0
+        if due:
+            self.asked_at = time.monotonic()
+        return due
 
     def saved(self) -> None:
         """Count the minutes from now."""
-        self.saved_at = time.monotonic()
+        self.asked_at = time.monotonic()
 
 
 class Stop:

@@ -20,7 +20,7 @@ from clipflow.pretrain.average import Average
 from clipflow.pretrain.loader import loader
 from clipflow.pretrain.optimiser import adamw
 from clipflow.pretrain.params import Params
-from clipflow.pretrain.resume import Scratch, Stateful, stop_on_signals
+from clipflow.pretrain.resume import Parts, Scratch, stop_on_signals
 from clipflow.pretrain.samples import Samples, join
 from clipflow.pretrain.training import Training
 
@@ -57,7 +57,7 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
         with accelerator.local_main_process_first():
             join(data, rewrites, scratch.samples)
         samples = Samples(data, scratch.samples)
-        parts: dict[str, Stateful] = {"model": objective, "optimiser": optimiser}
+        parts: Parts = {"model": objective, "optimiser": optimiser}
         if average:
             parts["average"] = average
         state = scratch.restore(parts)
@@ -74,6 +74,10 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
             stop_on_signals() as stop,
         ):
             state.mlflow_run_id = mlflow_run.id
+            if (
+                not state.step
+            ):  # else a kill before the first save leaves a run that none goes on with
+                scratch.save(state, parts)
             batches = loader(samples, params, towers, start=state.step,
                              rank=accelerator.process_index, world=accelerator.num_processes)  # fmt: skip
             Training(params, accelerator, samples, towers, objective, optimiser, average, state, scratch,
@@ -83,8 +87,9 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
                     average.copy_to_weights()
                 with manifest.complete_or_absent(checkpoint) as folder:
                     export.write(folder, params, towers, samples, state, lineage)
-                scratch.clear()
                 mlflow_run.log_artifacts(checkpoint / checkpoint_artifact.CONFIG, "checkpoint")
+        if accelerator.is_main_process:
+            scratch.clear()
         accelerator.wait_for_everyone()
     logger.info(
         "wrote %s: loss %.3f after %d steps", checkpoint, state.history[-1]["loss"], state.step

@@ -20,7 +20,7 @@ from clipflow.pretrain.meter import Meter
 from clipflow.pretrain.optimiser import clip_gradients, set_learning_rate, step_unless
 from clipflow.pretrain.params import Params
 from clipflow.pretrain.processes import Agreement, worst
-from clipflow.pretrain.resume import Due, Scratch, State, Stateful, Stop
+from clipflow.pretrain.resume import Due, Parts, Scratch, State, Stop
 from clipflow.pretrain.samples import Samples
 from clipflow.pretrain.watch import Watch
 
@@ -40,7 +40,7 @@ class Training:
     average: Average | None
     state: State
     scratch: Scratch
-    parts: dict[str, Stateful]
+    parts: Parts
     """What a saved state holds beside `state`."""
     mlflow_run: track.Run
     stop: Stop
@@ -87,7 +87,7 @@ class Training:
                 if (stop or save) and state.step < params.steps:
                     watch.catch_up()
                     state.unlogged = meter.unlogged()
-                    self._save()
+                    self.scratch.save(state, self.parts)
                     due.saved()
                     if stop:
                         self._leave()
@@ -103,10 +103,6 @@ class Training:
     def _log(self, row: dict[str, float]) -> None:
         self.state.history.append({"step": self.state.step, **row})
         self.mlflow_run.log({f"train/{name}": v for name, v in row.items()}, self.state.step)
-
-    def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            self.scratch.save(self.state, self.parts)
 
     def _leave(self) -> None:
         self.accelerator.wait_for_everyone()  # the first to leave ends the others

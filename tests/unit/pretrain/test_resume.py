@@ -12,7 +12,8 @@ from torch import nn
 
 from clipflow.errors import ClipflowError
 from clipflow.pretrain import resume
-from clipflow.pretrain.resume import Due, Scratch, State
+from clipflow.pretrain.average import Average
+from clipflow.pretrain.resume import Due, Parts, Scratch, State
 from fakes.artifacts import make_pairs
 
 
@@ -27,40 +28,65 @@ def scratch(stage_params: Any, inputs: dict[str, Path]) -> Any:
         yield found
 
 
-def part(value: float) -> nn.Linear:
-    linear = nn.Linear(2, 2)
-    nn.init.constant_(linear.weight, value)
-    return linear
+def parts(value: float = 0.0) -> Parts:
+    """A model of that weight, and an optimizer that has taken a step of no length."""
+    model = nn.Linear(2, 2)
+    nn.init.constant_(model.weight, value)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    model(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    return {"model": model, "optimiser": optimiser}
 
 
 def save(scratch: Scratch, *steps: int) -> None:
     for step in steps:
-        scratch.save(
-            State(step=step, mlflow_run_id="run", history=[{"loss": step}]), {"model": part(step)}
-        )
+        state = State(step=step, mlflow_run_id="run", history=[{"loss": step}])
+        scratch.save(state, parts(step))
+
+
+def restored(scratch: Scratch) -> int:
+    """The step of the state that is put back, whose weights must be of the same step."""
+    into = parts()
+    state = scratch.restore(into)
+    assert (into["model"].weight == state.step).all()
+    return state.step
+
+
+def states(scratch: Scratch) -> list[int]:
+    return sorted(int(file.name[5:13]) for file in scratch.folder.glob("step-*"))
+
+
+def state_of(scratch: Scratch, step: int) -> Path:
+    (file,) = scratch.folder.glob(f"step-{step:08d}-*.pt")
+    return file
 
 
 def test_the_newest_is_put_back(scratch: Scratch) -> None:
     save(scratch, 1, 2, 30)
-    model = part(0)
-    state = scratch.restore({"model": model})
+    into = parts()
+    state = scratch.restore(into)
     assert state == State(step=30, mlflow_run_id="run", history=[{"loss": 30}])
-    assert (model.weight == 30).all()
+    assert (into["model"].weight == 30).all()
 
 
 def test_only_so_many_are_kept(scratch: Scratch) -> None:
     save(scratch, 1, 2, 30)
-    names = sorted(f.name for f in scratch.folder.glob("step-*"))
-    assert names == [
-        "step-00000002.json",
-        "step-00000002.pt",
-        "step-00000030.json",
-        "step-00000030.pt",
-    ]
+    assert states(scratch) == [2, 30]
 
 
 def test_nothing_saved_is_a_state_of_no_steps(scratch: Scratch) -> None:
-    assert scratch.restore({"model": part(0)}) == State()
+    assert scratch.restore(parts()) == State()
+
+
+def test_before_the_first_step_only_the_run_is_remembered(scratch: Scratch) -> None:
+    """Weights are what the seed makes them, and an optimizer without moments is left without."""
+    into = parts(5.0)
+    into["optimiser"] = torch.optim.AdamW(into["model"].parameters())
+    scratch.save(State(mlflow_run_id="run"), into)
+    assert scratch.restore(into) == State(mlflow_run_id="run")
+    assert (into["model"].weight == 5).all()
+    assert not into["optimiser"].state
 
 
 def flip(file: Path) -> None:
@@ -73,8 +99,7 @@ DAMAGE = {
     "flipped": flip,
     "truncated": lambda file: file.write_bytes(file.read_bytes()[:-10]),
     "empty": lambda file: file.write_bytes(b""),
-    "unverifiable": lambda file: file.with_suffix(".json").unlink(),
-    "wrong sum": lambda file: file.with_suffix(".json").write_text("{}"),
+    "without its sum": lambda file: file.rename(file.with_name(f"{file.name[:13]}.pt")),
 }
 
 
@@ -84,64 +109,120 @@ def test_a_damaged_one_is_passed_over(
 ) -> None:
     logging.getLogger("clipflow").propagate = True
     save(scratch, 1, 2)
-    DAMAGE[damage](scratch.folder / "step-00000002.pt")
-    model = part(0)
-    assert scratch.restore({"model": model}).step == 1
-    assert (model.weight == 1).all()
-    assert "step-00000002.pt: damaged, passed over" in caplog.text
+    DAMAGE[damage](state_of(scratch, 2))
+    assert restored(scratch) == 1
+    assert "step-00000002" in caplog.text
+    assert f"damaged, deleted; going on from {state_of(scratch, 1).name}" in caplog.text
+    save(scratch, 2)  # the damaged one is not one of those kept
+    assert states(scratch) == [1, 2]
+    flip(state_of(scratch, 2))
+    assert restored(scratch) == 1
 
 
 def test_all_damaged_is_an_error(scratch: Scratch) -> None:
     save(scratch, 1, 2)
-    for file in scratch.folder.glob("*.pt"):
-        flip(file)
+    for step in (1, 2):
+        flip(state_of(scratch, step))
     with pytest.raises(ClipflowError, match="none of its 2 states is intact; delete the folder"):
-        scratch.restore({"model": part(0)})
+        scratch.restore(parts())
+    assert states(scratch) == [1, 2]
 
 
-@pytest.mark.parametrize("moment", ["fsync", "write_json", "replace"])
+@pytest.mark.parametrize("moment", ["torch.save", "os.fsync", "Path.replace", "Path.unlink"])
 def test_a_crash_while_saving_leaves_the_one_before(
     scratch: Scratch, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    save(scratch, 1)
+    save(scratch, 1, 2)
+    place, name = moment.split(".")
 
     def crash(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    place = {"fsync": resume.os, "write_json": resume.manifest, "replace": Path}[moment]
     with monkeypatch.context() as patch:
-        patch.setattr(place, moment, crash)
+        patch.setattr(vars(resume)[place], name, crash)
         with pytest.raises(KeyboardInterrupt):
-            save(scratch, 2)
-    assert scratch.restore({"model": part(0)}).step == 1
-    save(scratch, 2)
-    assert scratch.restore({"model": part(0)}).step == 2
+            save(scratch, 3)
+    assert restored(scratch) == (3 if moment == "Path.unlink" else 2)
+    save(scratch, 4)
+    assert restored(scratch) == 4
+    assert len(states(scratch)) == 2
 
 
-def test_an_optimiser_goes_on_bit_by_bit(scratch: Scratch) -> None:
-    """Fused AdamW restored after two of four steps ends where the uninterrupted one does."""
+def test_onto_the_disk_before_into_place(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut after the rename finds the contents on the disk, and then the name."""
+    order = []
+    fsync, replace, unlink = resume.os.fsync, Path.replace, Path.unlink
 
-    def steps(model: nn.Linear, optimiser: torch.optim.Optimizer, first: int, last: int) -> None:
-        for step in range(first, last):
-            model(torch.full((1, 2), float(step))).square().sum().backward()
-            optimiser.step()
-            optimiser.zero_grad()
+    def noted_fsync(number: int) -> None:
+        order.append(f"sync {Path(f'/proc/self/fd/{number}').readlink().name}")
+        fsync(number)
 
-    def fresh() -> tuple[nn.Linear, torch.optim.Optimizer]:
+    def noted_replace(self: Path, target: Path) -> Path:
+        order.append(f"rename {self.name}")
+        return replace(self, target)
+
+    def noted_unlink(self: Path) -> None:
+        order.append(f"delete {int(self.name[5:13])}")
+        unlink(self)
+
+    save(scratch, 1, 2)
+    monkeypatch.setattr(resume.os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    monkeypatch.setattr(Path, "unlink", noted_unlink)
+    save(scratch, 3)
+    assert order == ["sync state.partial", "rename state.partial", f"sync {scratch.folder.name}",
+                     "delete 1"]  # fmt: skip
+
+
+def test_it_goes_on_bit_by_bit(scratch: Scratch) -> None:
+    """Put back after two of four steps it ends where the uninterrupted run does: weights, moments, average.
+
+    With groups that differ, a parameter that is not trained, and one that no step reaches.
+    """
+
+    def fresh() -> tuple[Parts, Average]:
         torch.manual_seed(0)
-        model = nn.Linear(2, 2)
-        return model, torch.optim.AdamW(model.parameters(), fused=True)
+        model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("used", "locked", "unreached")})
+        model["locked"].requires_grad_(False)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.5, "lr_factor": 1.0},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, "lr_factor": 0.5},
+        ]
+        average = Average(model, 0.9)
+        optimiser = torch.optim.AdamW(groups, betas=(0.8, 0.95), fused=True)
+        return {"model": model, "optimiser": optimiser, "average": average}, average
 
-    straight, optimiser = fresh()
-    steps(straight, optimiser, 0, 4)
-    stopped, optimiser = fresh()
-    steps(stopped, optimiser, 0, 2)
-    scratch.save(State(step=2), {"model": stopped, "optimiser": optimiser})
-    resumed, optimiser = part(7), None
-    optimiser = torch.optim.AdamW(resumed.parameters(), fused=True)
-    scratch.restore({"model": resumed, "optimiser": optimiser})
-    steps(resumed, optimiser, 2, 4)
-    assert torch.equal(resumed.weight, straight.weight)
+    def steps(parts: Parts, average: Average, first: int, last: int) -> None:
+        for step in range(first, last):
+            for group in parts["optimiser"].param_groups:
+                group["lr"] = group["lr_factor"] / (1 + step)
+            hidden = parts["model"]["used"](torch.full((1, 2), float(step)))
+            parts["model"]["locked"](hidden).square().sum().backward()
+            parts["optimiser"].step()
+            parts["optimiser"].zero_grad()
+            average.update()
+
+    straight, straight_average = fresh()
+    steps(straight, straight_average, 0, 4)
+    stopped, stopped_average = fresh()
+    steps(stopped, stopped_average, 0, 2)
+    scratch.save(State(step=2), stopped)
+    resumed, resumed_average = fresh()
+    assert scratch.restore(resumed).step == 2
+    steps(resumed, resumed_average, 2, 4)
+
+    for one, other in zip(
+        straight["model"].parameters(), resumed["model"].parameters(), strict=True
+    ):
+        assert torch.equal(one, other)
+        moments, others = straight["optimiser"].state[one], resumed["optimiser"].state[other]
+        assert all(torch.equal(moments[name], others[name]) for name in moments)
+    for name, value in straight_average.values.items():
+        assert torch.equal(value, resumed_average.values[name])
+    assert [
+        (group["weight_decay"], group["lr_factor"]) for group in resumed["optimiser"].param_groups
+    ] == [(0.5, 1.0), (0.0, 0.5)]
 
 
 def test_when_a_state_is_due(stage_params: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +234,21 @@ def test_when_a_state_is_due(stage_params: Any, monkeypatch: pytest.MonkeyPatch)
     assert not due(21)
     now += 1
     assert due(21)
-    due.saved()
     assert not due(22)
+    now += 119
+    due.saved()
+    now += 1
+    assert not due(23)
+    now += 119
+    monkeypatch.setenv("RANK", "1")
+    assert not due(24)
+    assert due(30)
+
+
+def test_a_complete_run_is_forgotten(scratch: Scratch) -> None:
+    save(scratch, 1)
+    scratch.clear()
+    assert not any(scratch.folder.parent.iterdir())
 
 
 def test_other_params_data_or_models_are_other_runs(
