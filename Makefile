@@ -2,9 +2,9 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint ui lock bench-science clean
+.PHONY: help setup demo test lint ui lock bench-science bench-train bench-loss-memory bench-loader bench-text-memory drill-resume clean
 help:  ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 setup: .venv/ready  ## the environment in .venv, from requirements.lock
 .venv/ready: requirements.lock pyproject.toml
@@ -32,6 +32,21 @@ ui: setup  ## the MLflow UI over the local runs
 
 bench-science: setup  ## CLIP, LaCLIP, LaCLIP-MT and shuffled rewrites over five paired seeds
 	python tests/benchmarks/science.py --seeds 5 --steps 300
+
+bench-train: setup  ## training throughput against open_clip's trainer
+	python tests/benchmarks/train.py
+
+bench-loss-memory: setup  ## time and memory of the contrastive loss against open_clip's
+	python tests/benchmarks/loss_memory.py
+
+bench-loader: setup  ## images per second of one loader process against open_clip's webdataset loader
+	CLIPFLOW_WORKERS=0 OMP_NUM_THREADS=1 python tests/benchmarks/loader.py
+
+bench-text-memory: setup  ## memory of a million captions with rewrites against Python lists
+	python tests/benchmarks/text_memory.py
+
+drill-resume: setup  ## kill -9 pretrain at many moments; nothing may be lost
+	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.resume --kills 60
 
 lock: setup  ## requirements.lock from pyproject.toml
 	uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --output-file requirements.lock

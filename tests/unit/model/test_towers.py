@@ -144,6 +144,17 @@ def test_gradient_caching_keeps_one_chunks_activations() -> None:
     assert kept[32, 4] < 0.1 * kept[32, None]
 
 
+@pytest.mark.parametrize("architecture", ["clipflow-tiny", "tiny-vit"])
+def test_compiled_by_blocks_where_there_are_any(architecture: str) -> None:
+    add_tiny_vit()
+    towers = Towers(architecture, 0.07)
+    towers.compile_parts()
+    compiled = {name for name, part in towers.clip.named_modules() if part._compiled_call_impl}
+    blocks = {f"text.transformer.resblocks.{n}" for n in range(2)}
+    image = {f"visual.transformer.resblocks.{n}" for n in range(2)}
+    assert compiled == blocks | (image if architecture == "tiny-vit" else {"visual"})
+
+
 def test_batch_norm_is_not_chunked() -> None:
     with pytest.raises(ParamsError, match="'RN50' has batch norm"):
         Towers("RN50", 0.07, chunk_size=8)
