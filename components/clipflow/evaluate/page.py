@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ LEGEND = {
 CURVES = {
     "loss": "Loss",
     "logit_scale": "Logit scale",
+    "grad_norm": "Gradient norm",
     "lr": "Learning rate",
     "samples_per_second": "Samples per second",
 }
@@ -124,7 +126,7 @@ def _curves(path: Path, champion: Champion | None) -> dict[str, Markup]:
     curves = {}
     for column, title in CURVES.items():
         points = zip(table["step"], table.get(column, ()), strict=False)
-        ours = [(step, value) for step, value in points if value is not None]
+        ours = [(step, value) for step, value in points if value is not None and isfinite(value)]
         theirs = champion.history if champion and column == "loss" else []
         if ours:
             curves[title] = charts.curve(title, _thinned(ours), _thinned(theirs))
