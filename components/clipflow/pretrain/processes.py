@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from jaxtyping import Float
 from torch import Tensor
 
 from clipflow.errors import ClipflowError
 from clipflow.pretrain.params import Params
 
+DATA_PARALLEL = DistributedType.MULTI_GPU, DistributedType.MULTI_CPU
+"""The ways in which accelerate replicates the model by DDP."""
+
 
 def accelerator(params: Params) -> Accelerator:
-    """All processes of this launch. Raises ClipflowError if they don't know of each other."""
+    """All processes of this launch. Raises ClipflowError if they don't know of each other, or shard."""
     bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     precision = {"auto": "bf16" if bfloat16 else "no", "float32": "no", "bfloat16": "bf16"}
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -29,6 +32,11 @@ def accelerator(params: Params) -> Accelerator:
         raise ClipflowError(
             f"launched as {launched} processes but accelerate sees {found.num_processes}; without a GPU"
             " launch with 'torchrun --nproc-per-node N -m clipflow pretrain' and ACCELERATE_USE_CPU=1"
+        )
+    if found.distributed_type not in (DistributedType.NO, *DATA_PARALLEL):
+        raise ClipflowError(
+            f"launched with {found.distributed_type.value}, but pretrain trains with DDP; leave out"
+            " --use_fsdp and the like, and set pretrain.chunk_size if memory is short"
         )
     return found
 
