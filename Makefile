@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint ui lock bench-science bench-train bench-loss-memory bench-loader bench-text-memory drill-resume clean
+.PHONY: help setup demo test lint ui lock bench-science bench-train bench-loss-memory bench-loader bench-text-memory bench-text-overhead drill-resume clean
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
@@ -41,6 +41,9 @@ bench-loss-memory: setup  ## time and memory of the contrastive loss against ope
 
 bench-loader: setup  ## images per second of one loader process against open_clip's webdataset loader
 	CLIPFLOW_WORKERS=0 OMP_NUM_THREADS=1 python tests/benchmarks/loader.py
+
+bench-text-overhead: setup  ## a step that draws one of five texts against one of captions alone
+	python tests/benchmarks/text_overhead.py
 
 bench-text-memory: setup  ## memory of a million captions with rewrites against Python lists
 	python tests/benchmarks/text_memory.py

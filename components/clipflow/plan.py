@@ -96,7 +96,8 @@ def plan(
     activations = min(local, params.chunk_size or local) * kept * (0.5 if half else 1.0)
     embeddings = 4 * 4 * params.batch_size * _width(towers) * (1 + num_texts)  # and their gradients
     copies = 4 + bool(params.ema_decay)  # weights, gradients, two moments, average
-    memory = 4 * (total + (copies - 1) * trained) + activations + embeddings + 4 * 4 * TILE_ELEMENTS
+    repeated = 4 * (total + (copies - 1) * trained) / (devices if params.sharded else 1)
+    memory = repeated + activations + embeddings + 4 * 4 * TILE_ELEMENTS
     if params.chunk_size and params.chunk_size < local:
         flops *= 4 / 3  # towers are run once more
     if device_type == "cpu":
@@ -179,7 +180,11 @@ def _timed_step(
 def describe(found: Plan, params: Params, devices: int, device_type: str) -> str:
     """The estimate as lines to read."""
     fits = "fits" if found.memory_gib < found.device_memory_gib else "DOES NOT FIT"
-    remedy = "" if fits == "fits" else ": use more devices or set pretrain.chunk_size"
+    remedy = (
+        ""
+        if fits == "fits"
+        else ": use more devices or set pretrain.chunk_size or pretrain.sharded"
+    )
     lines = {
         "run": f"{params.recipe.name}, {params.architecture}, {params.steps} steps of {params.batch_size}"
         f" on {devices} x {device_type}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ from clipflow.model.texts import Texts
 open_clip.add_model_config(Path(__file__).with_name("architectures"))
 
 MAX_LOGIT_SCALE = math.log(100)
+LAYER = re.compile(r"\b(?:resblocks|stages|blocks|layer)\.(\d+)\.")
+"""What open_clip, timm and transformers call the layers of a tower."""
 
 
 class Towers(nn.Module):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clipflow.pretrain.sharding import own
+
 
 class Average:
     """The exponential moving average of a module's trained parameters, from its weights at the start.
@@ -21,7 +23,9 @@ class Average:
     def update(self) -> None:
         """Move each average by 1 - decay of the way to its weight."""
         torch._foreach_lerp_(
-            list(self.values.values()), list(self.trained.values()), 1 - self.decay
+            [own(value) for value in self.values.values()],
+            [own(parameter) for parameter in self.trained.values()],
+            1 - self.decay,
         )
 
     @torch.no_grad()

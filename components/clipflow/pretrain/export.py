@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
+from torch import Tensor
 
 from clipflow.artifacts import checkpoint, manifest
 from clipflow.model.towers import Towers
@@ -22,15 +23,14 @@ def write(
     folder: Path,
     params: Params,
     towers: Towers,
+    weights: dict[str, Tensor],
     samples: Samples,
     state: State,
     lineage: dict[str, str],
 ) -> None:
-    """Fill the folder of a `checkpoint` artifact."""
-    weights = {
-        name: value.detach().cpu().contiguous() for name, value in towers.clip.state_dict().items()
-    }
-    safetensors.torch.save_file(weights, folder / checkpoint.WEIGHTS)
+    """Fill the folder of a `checkpoint` artifact. `weights` are those of `towers.clip`, whole."""
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    safetensors.torch.save_file(contiguous, folder / checkpoint.WEIGHTS)
     manifest.write_json(folder / checkpoint.CONFIG, towers.config)
     if hasattr(towers.tokenizer, "tokenizer") and hasattr(
         towers.tokenizer.tokenizer, "save_pretrained"

@@ -7,16 +7,16 @@ import re
 from collections import defaultdict
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from clipflow.model.towers import Towers
+from clipflow.model.towers import LAYER, Towers
 from clipflow.pretrain.params import Params
+from clipflow.pretrain.sharding import own
 
 LR_BEFORE_WARMUP = 1e-6
-BLOCK = re.compile(r"\b(?:resblocks|stages|blocks|layer)\.(\d+)\.")
-"""What open_clip, timm and transformers call the layers of a tower."""
 BELOW_BLOCKS = re.compile(r"embed|conv1|stem|cls_token|ln_pre|norm_pre")
 
 
@@ -26,15 +26,17 @@ def adamw(model: nn.Module, towers: Towers, params: Params) -> torch.optim.AdamW
     Each group's `lr_factor` is to be multiplied to the learning rate of the step.
     """
     factors = _lr_factors(towers, params)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
         if parameter.requires_grad:
             decay = params.weight_decay if parameter.ndim >= 2 else 0.0
-            groups[decay, factors.get(parameter, 1.0)].append(parameter)
+            # The fused step takes no sharded and whole ones together.
+            kind = decay, factors.get(parameter, 1.0), isinstance(parameter, DTensor)
+            groups[kind].append(parameter)
     return torch.optim.AdamW(
         [
             {"params": members, "weight_decay": decay, "lr_factor": factor}
-            for (decay, factor), members in groups.items()
+            for (decay, factor, _), members in groups.items()
         ],
         lr=params.lr,
         betas=(params.beta1, params.beta2),
@@ -53,7 +55,7 @@ def _lr_factors(towers: Towers, params: Params) -> dict[nn.Parameter, float]:
     """
     factors: dict[nn.Parameter, float] = {}
     for name, tower in (("image", towers.clip.visual), ("text", towers.clip.text)):
-        blocks = {key: BLOCK.search(key) for key, _ in tower.named_parameters()}
+        blocks = {key: LAYER.search(key) for key, _ in tower.named_parameters()}
         num_layers = 1 + max((int(found[1]) for found in blocks.values() if found), default=-1)
         for key, parameter in tower.named_parameters():
             below = num_layers + 1 if BELOW_BLOCKS.search(key) else 0
@@ -83,12 +85,16 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, step: int, params: Param
 
 def clip_gradients(model: nn.Module, max_norm: float | None) -> Float[Tensor, ""]:
     """The L2 norm of all gradients together, before they are scaled down to `max_norm` if it is larger."""
-    trained = [p for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    sharded = [own(gradient) for gradient in gradients if isinstance(gradient, DTensor)]
+    whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    norm = nn.utils.get_total_norm(whole)
+    if sharded:
+        squares = nn.utils.get_total_norm(sharded) ** 2
+        dist.all_reduce(squares)
+        norm = (norm**2 + squares).sqrt()
     if max_norm is not None:
-        nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
+        torch._foreach_mul_(sharded + whole, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 

@@ -59,6 +59,8 @@ class Params(Section):
     """Smallest share of the image's area that a random resized crop keeps. LaCLIP uses 0.5."""
     precision: Literal["auto", "float32", "bfloat16"]
     """Autocast type; `auto` is bfloat16 on GPUs that have it and float32 elsewhere."""
+    sharded: bool
+    """Split weights, gradients and moments over the processes (FSDP2) instead of repeating them (DDP)."""
     compile: bool
     """torch.compile of the towers' blocks: pays on GPUs and long runs, needs a C++ compiler on CPUs."""
     seed: int = Field(ge=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -19,8 +20,13 @@ DATA_PARALLEL = DistributedType.MULTI_GPU, DistributedType.MULTI_CPU
 
 
 def accelerator(params: Params) -> Accelerator:
-    """All processes of this launch. Raises ClipflowError if they don't know of each other, or shard."""
+    """All processes of this launch.
+
+    Raises ClipflowError if they don't know of each other, or if the launcher is to shard.
+    """
     bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    # Of a gradient's layout in memory; DDP copies it then, and there is nothing to be done about it.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     precision = {"auto": "bf16" if bfloat16 else "no", "float32": "no", "bfloat16": "bf16"}
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     found = Accelerator(
@@ -33,10 +39,11 @@ def accelerator(params: Params) -> Accelerator:
             f"launched as {launched} processes but accelerate sees {found.num_processes}; without a GPU"
             " launch with 'torchrun --nproc-per-node N -m clipflow pretrain' and ACCELERATE_USE_CPU=1"
         )
-    if found.distributed_type not in (DistributedType.NO, *DATA_PARALLEL):
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" and "FSDP"
+    if asked or found.distributed_type not in (DistributedType.NO, *DATA_PARALLEL):
         raise ClipflowError(
-            f"launched with {found.distributed_type.value}, but pretrain trains with DDP; leave out"
-            " --use_fsdp and the like, and set pretrain.chunk_size if memory is short"
+            f"launched with {asked or found.distributed_type.value}; leave out --use_fsdp and the like:"
+            " pretrain.sharded: true splits the weights over the processes, however they are launched"
         )
     return found
 

@@ -48,7 +48,7 @@ from clipflow.pretrain.params import Params
 
 logger = logging.getLogger(__name__)
 
-WHEN_TO_SAVE = {"checkpoint_every", "checkpoint_minutes", "checkpoint_keep"}
+NOT_COMPUTED = {"checkpoint_every", "checkpoint_minutes", "checkpoint_keep", "sharded"}
 """Params that change nothing in what is computed: a run may be taken up again with others."""
 
 
@@ -92,7 +92,7 @@ class Scratch:
         """Name the run by params, model config, inputs and the code that trains."""
         digests = [manifest.digest(folder) for _, folder in sorted(inputs.items())]
         what = json.dumps(
-            [params.model_dump_json(exclude=WHEN_TO_SAVE), config, digests, _code_digest()],
+            [params.model_dump_json(exclude=NOT_COMPUTED), config, digests, _code_digest()],
             sort_keys=True,
         )
         name = hashlib.sha256(what.encode()).hexdigest()[:16]

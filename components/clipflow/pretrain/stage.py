@@ -15,7 +15,7 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError
 from clipflow.model.towers import Towers
-from clipflow.pretrain import export, processes
+from clipflow.pretrain import export, processes, sharding
 from clipflow.pretrain.average import Average
 from clipflow.pretrain.loader import loader
 from clipflow.pretrain.optimiser import adamw
@@ -41,6 +41,11 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
     set_seed(params.seed)
     towers = build(params)
     objective = params.recipe.objective(towers).to(accelerator.device)
+    if params.sharded and accelerator.num_processes > 1:
+        sharding.shard(objective, accelerator.device.type)
+        model = objective
+    else:
+        model = accelerator.prepare(objective)
     optimiser = adamw(objective, towers, params)
     average = Average(objective, params.ema_decay) if params.ema_decay else None
     inputs = {"pairs": pairs, "rewrites": rewrites}
@@ -48,10 +53,11 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
         inputs["initial_weights"] = Path(params.initial_weights)
     lineage = track.lineage(inputs)
     logger.info(
-        "recipe %s, %s (%.1fM parameters), %d pairs, %d steps of %d samples on %d x %s in %s",
+        "recipe %s, %s (%.1fM parameters), %d pairs, %d steps of %d samples on %d x %s in %s%s",
         params.recipe.name, params.architecture, sum(p.numel() for p in towers.parameters()) / 1e6,
         len(data), params.steps, params.batch_size, accelerator.num_processes,
         accelerator.device.type, accelerator.mixed_precision.replace("no", "float32"),
+        ", sharded" if model is objective and accelerator.num_processes > 1 else "",
     )  # fmt: skip
     with Scratch(params, towers.config, inputs).locked(accelerator.is_main_process) as scratch:
         with accelerator.local_main_process_first():
@@ -80,13 +86,14 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
                 scratch.save(state, parts)
             batches = loader(samples, params, towers, start=state.step,
                              rank=accelerator.process_index, world=accelerator.num_processes)  # fmt: skip
-            Training(params, accelerator, samples, towers, objective, optimiser, average, state, scratch,
+            Training(params, accelerator, samples, towers, model, optimiser, average, state, scratch,
                      parts, mlflow_run, stop).run(batches)  # fmt: skip
+            if average:
+                average.copy_to_weights()
+            weights = sharding.whole_weights(towers.clip)
             if accelerator.is_main_process:
-                if average:
-                    average.copy_to_weights()
                 with manifest.complete_or_absent(checkpoint) as folder:
-                    export.write(folder, params, towers, samples, state, lineage)
+                    export.write(folder, params, towers, weights, samples, state, lineage)
                 mlflow_run.log_artifacts(checkpoint / checkpoint_artifact.CONFIG, "checkpoint")
         if accelerator.is_main_process:
             scratch.clear()

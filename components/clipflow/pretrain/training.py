@@ -35,7 +35,8 @@ class Training:
     accelerator: Accelerator
     samples: Samples
     towers: Towers
-    objective: nn.Module
+    model: nn.Module
+    """The objective, replicated or sharded over the processes."""
     optimiser: torch.optim.AdamW
     average: Average | None
     state: State
@@ -50,8 +51,7 @@ class Training:
 
         Raises ClipflowError, in all processes at the same step, if too many steps in a row are skipped.
         """
-        params, state, accelerator = self.params, self.state, self.accelerator
-        model = accelerator.prepare(self.objective)
+        params, state, accelerator, model = self.params, self.state, self.accelerator, self.model
         model.train()
         meter, watch = Meter(state.unlogged), Watch(params, state, self.samples)
         agreement, due = Agreement(accelerator.num_processes), Due(params)

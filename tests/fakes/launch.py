@@ -1,0 +1,109 @@
+"""Pretrain runs in several processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from clipflow import cli
+from fakes.artifacts import make_pairs, make_rewrites
+
+CAPTIONS = {f"k{n:02d}": f"a caption of image {n}" + " and more" * (n % 5) for n in range(32)}
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["clipflow.pretrain.stage"])  # imported once, not once a process
+
+
+def make_inputs(folder: Path) -> dict[str, Path]:
+    """Pairs and rewrites of `CAPTIONS`."""
+    pairs = make_pairs(folder / "pairs", CAPTIONS)
+    texts = {key: [f"rewrite of {key}"] for key in CAPTIONS}
+    return {"pairs": pairs, "rewrites": make_rewrites(folder / "rewrites", pairs, texts)}
+
+
+class Launch:
+    """`clipflow pretrain` on so many processes, with the environment that torchrun gives them."""
+
+    def __init__(
+        self,
+        world: int,
+        values: dict[str, Any],
+        inputs: dict[str, Path],
+        checkpoint: Path,
+        scratch: Path,
+    ) -> None:
+        command = _command(values, inputs, checkpoint)
+        self.log = checkpoint.with_suffix(".log")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = _env(scratch) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        self.processes: list[BaseProcess] = []
+        for rank in range(world):
+            place = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": world,
+                "LOCAL_WORLD_SIZE": world,
+            }
+            env = shared | {name: str(value) for name, value in place.items()}
+            self.processes.append(FORKS.Process(target=_pretrain, args=(env, command, self.log)))
+            self.processes[-1].start()
+
+    def stop(self) -> None:
+        """What torchrun does when it is asked to stop."""
+        for process in self.processes:
+            assert process.pid
+            os.kill(process.pid, signal.SIGTERM)
+
+    def is_alive(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
+
+    def wait(self) -> tuple[list[int | None], str]:
+        """Exit statuses, and what was written to standard error."""
+        while any(process.is_alive() for process in self.processes):
+            if any(process.exitcode for process in self.processes):  # the others would wait for it
+                for process in self.processes:
+                    process.terminate()
+            self.processes[-1].join(0.05)
+        return [process.exitcode for process in self.processes], self.log.read_text()
+
+
+def torchrun(
+    world: int, values: dict[str, Any], inputs: dict[str, Path], checkpoint: Path, scratch: Path
+) -> tuple[int, str]:
+    """The same by torchrun: its exit status and standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}",
+         "-m", "clipflow", *_command(values, inputs, checkpoint)],
+        env=os.environ | _env(scratch), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def _env(scratch: Path) -> dict[str, str]:
+    return {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "CLIPFLOW_SCRATCH": str(scratch),
+            "CLIPFLOW_WORKERS": "0", "MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}  # fmt: skip
+
+
+def _command(values: dict[str, Any], inputs: dict[str, Path], checkpoint: Path) -> list[str]:
+    params = checkpoint.with_suffix(".yaml")
+    with params.open("w") as stream:
+        YAML(typ="safe").dump(values, stream)
+    places = inputs | {"checkpoint": checkpoint, "params": params}
+    return ["pretrain", *(f"--{name}={place}" for name, place in places.items())]
+
+
+def _pretrain(env: dict[str, str], command: list[str], log: Path) -> None:
+    os.environ.update(env)
+    with log.open("a") as stream:
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+    cli.main(command)
