@@ -43,9 +43,7 @@ def main() -> None:
     rewrites = photos.make_rewrites(data / "rewrites", pairs)
     file = data / "samples.arrow"
     join(Pairs(pairs), rewrites, file)
-    ours, peer = (
-        steps(recipe, Samples(Pairs(pairs), file), args) for recipe in ("laclip", "clip")
-    )
+    ours, peer = (steps(recipe, Samples(Pairs(pairs), file), args) for recipe in ("laclip", "clip"))
     for _ in range(FIRST_STEPS):
         ours(), peer()
     laclip, clip = harness.alternate(ours, peer, args.steps)

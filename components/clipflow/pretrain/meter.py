@@ -34,10 +34,14 @@ class Meter:
             self.waited_s += time.perf_counter() - start
             yield batch
 
-    def add(self, values: dict[str, Tensor | float], skipped: Float[Tensor, ""]) -> None:
-        """Count one step; of a skipped one only that it was skipped."""
+    def add(
+        self, values: dict[str, Tensor | float], skipped: Float[Tensor, ""], num_damaged: int
+    ) -> None:
+        """Count one step; of a skipped one only that it was skipped, and its damaged samples."""
         taken = 1 - skipped
-        counts = {"skipped_steps": skipped, "taken_steps": taken}
+        counts: dict[str, Tensor | float] = {
+            "skipped_steps": skipped, "taken_steps": taken, "damaged_samples": float(num_damaged),
+        }  # fmt: skip
         for name, value in values.items():
             counts[name] = torch.where(skipped > 0, 0.0, torch.as_tensor(value).detach())
         for name, count in counts.items():
@@ -57,8 +61,9 @@ class Meter:
         means = accelerator.reduce(totals, reduction="mean").tolist()
         row = dict(zip(self.sums, means, strict=True))
         skipped, taken = row.pop("skipped_steps"), row.pop("taken_steps")
+        damaged = row.pop("damaged_samples") * accelerator.num_processes
         row = {name: value / taken if taken else float("nan") for name, value in row.items()}
-        row["skipped_steps"] = skipped
+        row |= {"skipped_steps": skipped, "damaged_samples": damaged}
         row["samples_per_second"] = batch_size * self.timed_steps / elapsed_s
         row["data_wait_share"] = self.waited_s / elapsed_s
         self.sums = {}

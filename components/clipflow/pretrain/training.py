@@ -76,7 +76,8 @@ class Training:
 
                 state.step += 1
                 tokens = texts.num_tokens / texts.place.numel()
-                meter.add({**losses, "grad_norm": norm, "tokens_per_text": tokens}, skip)
+                values = {**losses, "grad_norm": norm, "tokens_per_text": tokens}
+                meter.add(values, skip, len(batch.damaged))
                 watch.see(batch, skip, losses["loss"], norm)
                 bar.update()
                 if state.step % params.log_every == 0 or state.step == params.steps:

@@ -293,6 +293,7 @@ def test_what_is_logged(tmp_path: Path, data: dict[str, Path], stage_params: Any
     out = weights_after(tmp_path, data, stage_params("pretrain"), "c")
     row = pq.read_table(out / checkpoint.HISTORY).to_pylist()[0]
     assert set(row) == {"step", "loss", "logit_scale", "grad_norm", "lr", "samples_per_second",
-                        "data_wait_share", "tokens_per_text", "skipped_steps"}  # fmt: skip
+                        "data_wait_share", "tokens_per_text", "skipped_steps",
+                        "damaged_samples"}  # fmt: skip
     assert 5 < row["tokens_per_text"] < 9
     assert row["grad_norm"] > 0
