@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 import warnings
 from typing import Any
 
@@ -17,6 +20,7 @@ from clipflow.pretrain.params import Params
 
 DATA_PARALLEL = DistributedType.MULTI_GPU, DistributedType.MULTI_CPU
 """The ways in which accelerate replicates the model by DDP."""
+PR_SET_PDEATHSIG = 1
 
 
 def accelerator(params: Params) -> Accelerator:
@@ -25,6 +29,8 @@ def accelerator(params: Params) -> Accelerator:
     Raises ClipflowError if they don't know of each other, or if the launcher is to shard.
     """
     bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "WORLD_SIZE" not in os.environ:
+        _end_with_launcher()
     # Of a gradient's layout in memory; DDP copies it then, and there is nothing to be done about it.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     precision = {"auto": "bf16" if bfloat16 else "no", "float32": "no", "bfloat16": "bf16"}
@@ -46,6 +52,12 @@ def accelerator(params: Params) -> Accelerator:
             " pretrain.sharded: true splits the weights over the processes, however they are launched"
         )
     return found
+
+
+def _end_with_launcher() -> None:
+    """Have the kernel send SIGTERM when the parent is gone: accelerate's launcher passes none on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def worst(value: Float[Tensor, ""]) -> Float[Tensor, ""]:

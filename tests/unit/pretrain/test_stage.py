@@ -112,21 +112,24 @@ def test_interrupted_anywhere_it_ends_the_same(
 def test_signals_save_and_the_run_goes_on(
     tmp_path: Path, data: dict[str, Path], values: dict[str, Any]
 ) -> None:
-    """SIGTERM, then again from there and Ctrl-C. That `kill -9` loses little is tests/e2e's drill."""
+    """SIGTERM to accelerate's launcher, then on from there and Ctrl-C; kill -9 is tests/e2e's drill."""
     values["pretrain"] |= {"steps": 4000, "warmup_steps": 5, "checkpoint_every": 3, "log_every": 1}
     file = tmp_path / "long.yaml"
     with file.open("w") as stream:
         YAML(typ="safe").dump(values, stream)
     flags = [f"--{name}={path}" for name, path in data.items()]
-    command = [sys.executable, "-m", "clipflow", "pretrain", *flags,
+    command = ["-m", "clipflow", "pretrain", *flags,
                "--checkpoint", str(tmp_path / "c"), "--params", str(file)]  # fmt: skip
+    launcher = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
 
     def newest() -> int:
         states = (tmp_path / "scratch").glob("*/step-*.pt")
         return max((int(file.name[5:13]) for file in states), default=0)
 
-    def stopped_by(number: signal.Signals) -> str:
+    def stopped_by(number: signal.Signals, command: list[str]) -> tuple[int, str]:
         before, deadline = newest(), time.monotonic() + 120
+        command = [sys.executable, *command]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
             try:
                 while newest() == before:
@@ -137,12 +140,13 @@ def test_signals_save_and_the_run_goes_on(
                 _, errors = run.communicate(timeout=60)
             finally:
                 run.kill()
-        assert run.returncode == 128 + number
-        return errors
+        return run.returncode, errors
 
-    stopped_by(signal.SIGTERM)
+    _, errors = stopped_by(signal.SIGTERM, [*launcher, *command])
     stopped_at = newest()
-    errors = stopped_by(signal.SIGINT)
+    assert f"stopped after step {stopped_at}; run it again to go on" in errors
+    status, errors = stopped_by(signal.SIGINT, command)
+    assert status == 130
     assert f"resuming after step {stopped_at}" in errors
     assert f"stopped after step {newest()}; run it again to go on" in errors
     assert not (tmp_path / "c").exists()
