@@ -52,7 +52,8 @@ drill-resume: setup  ## kill -9 pretrain at many moments; nothing may be lost
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.resume --kills 60
 
 lock: setup  ## requirements.lock from pyproject.toml
-	uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --extra train --extra agreement --extra dev --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --output-file requirements.lock
 
-clean:  ## forget every output and run of this checkout
-	rm -rf artifacts mlflow.db dvc.lock .dvc/cache .dvc/tmp
+clean:  ## forget every output and run of this checkout; paid rewrites stay in artifacts/cache
+	test ! -d artifacts || find artifacts -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
+	rm -rf mlflow.db dvc.lock .dvc/cache .dvc/tmp

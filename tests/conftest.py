@@ -35,9 +35,10 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> None:
-    """Each test has its own scratch and MLflow database, and no loader processes."""
+    """Each test has its own scratch, cache and MLflow database, and no loader processes."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("CLIPFLOW_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("CLIPFLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("CLIPFLOW_WORKERS", "0")
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)

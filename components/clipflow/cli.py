@@ -28,6 +28,10 @@ Checkpoint = Annotated[Path, typer.Option(help="Model that open_clip loads as is
 Report = Annotated[Path, typer.Option(help="Metrics, tables and report.html.")]
 Registration = Annotated[Path, typer.Option(help="Model version, aliases and reasons.")]
 
+ShardRange = Annotated[
+    str | None, typer.Option(metavar="A:B|I/N", help="Only these shards, or part I of N (from 0).")
+]
+
 PARAMS = Path("params.yaml")
 ROOT = Path("artifacts")
 
@@ -46,10 +50,11 @@ def ingest(
 def rewrite(
     pairs: Pairs = ROOT / "pairs",
     rewrites: Rewrites = ROOT / "rewrites",
+    shard_range: ShardRange = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Rewrite every caption several times: write rewrites, joined to the pairs by key."""
-    _run("rewrite", params, pairs=pairs, rewrites=rewrites)
+    _run("rewrite", params, pairs=pairs, rewrites=rewrites, shard_range=shard_range)
 
 
 @app.command()
@@ -129,7 +134,7 @@ def plan_run(
     typer.echo(plan.describe(found, section, devices, device_type))
 
 
-def _run(stage: str, params_file: Path, **artifacts: Path) -> None:
+def _run(stage: str, params_file: Path, **artifacts: Any) -> None:
     log.setup(stage)
     run: Callable[..., None] = importlib.import_module(f"clipflow.{stage}.stage").run
     run(params.load(params_file, stage), **artifacts)

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clipflow.artifacts import lock
 from clipflow.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 MADE_BY = {
     "clipflow.pairs/1": "clipflow ingest",
     "clipflow.benchmarks/1": "clipflow ingest",
-    "clipflow.rewrites/1": "clipflow rewrite",
+    "clipflow.rewrites/2": "clipflow rewrite",
     "clipflow.checkpoint/1": "clipflow pretrain",
     "clipflow.report/1": "clipflow evaluate",
     "clipflow.registration/1": "clipflow register",
@@ -44,11 +48,47 @@ def all_complete_or_absent(*outs: Path) -> Iterator[list[Path]]:
 
     All old ones are moved away before the first new one takes its place.
     """
-    partials = [out.with_name(out.name + ".partial") for out in outs]
+    partials = [_partial(out) for out in outs]
     for partial in partials:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     yield partials
+    _replace(outs, partials)
+
+
+@contextmanager
+def resumable(out: Path, made_with: Any) -> Iterator[Path]:
+    """Yield `<out>.partial` with what an interrupted run left there, if it was made with the same.
+
+    On success it becomes `out`. `made_with` is whatever determines the content, ready for JSON.
+    Raises ClipflowError if another process is at work there.
+    """
+    partial = _partial(out)
+    partial.mkdir(parents=True, exist_ok=True)
+    with lock.held(partial / "lock"):
+        note, text = partial / "made_with.json", json.dumps(made_with, sort_keys=True)
+        if not note.exists() or note.read_text(encoding="utf-8") != text:
+            found = [path for path in partial.iterdir() if path.name != "lock"]
+            if found:
+                logger.info(
+                    "%s: left by a run with other params, inputs or code: begun anew", partial
+                )
+            for path in found:
+                path.unlink()
+            aside = partial / "made_with"
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(note)
+        yield partial
+        note.unlink()
+        (partial / "lock").unlink()
+        _replace([out], [partial])
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
+def _replace(outs: Sequence[Path], partials: Sequence[Path]) -> None:
     olds = [out.with_name(out.name + ".old") for out in outs]
     for out, old in zip(outs, olds, strict=True):
         shutil.rmtree(old, ignore_errors=True)

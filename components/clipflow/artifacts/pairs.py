@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -159,6 +160,24 @@ class Pairs:
         """`(name, keys, captions)` of each shard."""
         for tar, index in zip(self.shards, self.indexes(), strict=True):
             yield tar.stem, index["key"].to_pylist(), index["caption"].to_pylist()
+
+    def rows(self, number: int, *, images: bool = False) -> Iterator[Row]:
+        """The samples of one shard, with their JPEGs only if asked for."""
+        tar = self.shards[number]
+        index = _index(tar, self.manifest["shards"][number]["num_pairs"])
+        columns = (index[name].to_pylist() for name in ("key", "caption", "offset", "size"))
+        with tar.open("rb") as file:
+            for key, caption, offset, size in zip(*columns, strict=True):
+                yield Row(key, caption, os.pread(file.fileno(), size, offset) if images else None)
+
+
+class Row(NamedTuple):
+    """One sample."""
+
+    key: str
+    caption: str
+    image: bytes | None
+    """Its JPEG, or None where images were not asked for."""
 
 
 def _index(tar: Path, num_pairs: int) -> pa.Table:

@@ -1,19 +1,21 @@
 """`rewrites`: what a generator made of each caption, joined to `pairs` by key and never by line order.
 
-    rewrites/manifest.json    counts by outcome, the generator, digests
+    rewrites/manifest.json    counts by source and outcome, the generator, digests
     rewrites/00000.parquet    one row per pair of the shard of that name: key, rewrites, provenance
+    rewrites/report.html      how good they are, with samples
 
 `rewrites` holds the accepted texts that differ from the caption (it may be empty: pre-training then
-has the original alone). `provenance` holds every candidate, with the prompt source it came from and
-`accepted` or the reason why not.
+has the original alone). `provenance` holds every candidate, with the prompt source it came from,
+`accepted` or the reason why not, and what is remarkable about it all the same.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +25,10 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError
 
-SCHEMA = "clipflow.rewrites/1"
+SCHEMA = "clipflow.rewrites/2"
+ACCEPTED = "accepted"
+FACTS = b"clipflow"
+"""Where a shard's file keeps its counts."""
 
 
 class Candidate(TypedDict):
@@ -34,59 +39,91 @@ class Candidate(TypedDict):
     """Which prompt source or operation made it: `chatgpt`, `coco`, `synonym`, ..."""
     outcome: str
     """`accepted`, or the reason it was rejected."""
+    flags: NotRequired[list[str]]
+    """What is remarkable about an accepted text: `lost number`, ..."""
 
 
+CANDIDATE = pa.struct(
+    [
+        ("text", pa.string()),
+        ("source", pa.string()),
+        ("outcome", pa.string()),
+        ("flags", pa.list_(pa.string())),
+    ]
+)
 TABLE = pa.schema(
     [
         ("key", pa.string()),
         ("rewrites", pa.list_(pa.string())),
-        (
-            "provenance",
-            pa.list_(
-                pa.struct(
-                    [("text", pa.string()), ("source", pa.string()), ("outcome", pa.string())]
-                )
-            ),
-        ),
+        ("provenance", pa.list_(CANDIDATE)),
     ]
 )
 
 
 class Writer:
-    """Fills the folder of a `rewrites` artifact, a shard at a time."""
+    """Fills the folder of a `rewrites` artifact, a shard at a time; a shard is complete or absent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.shards: list[dict[str, Any]] = []
-        self.outcomes: Counter[str] = Counter()
-        self.num_fallback = 0
 
-    def add_shard(self, name: str, rows: dict[str, list[Candidate]]) -> None:
+    def has(self, name: str) -> bool:
+        """Whether that shard is written."""
+        return self._path(name).exists()
+
+    def add_shard(self, name: str, rows: Mapping[str, list[Candidate]]) -> None:
         """Write one shard: the candidates of each key, in the order of the pairs' shard."""
-        accepted = [[c["text"] for c in cs if c["outcome"] == "accepted"] for cs in rows.values()]
-        path = self.folder / f"{name}.parquet"
+        accepted = [[c["text"] for c in cs if c["outcome"] == ACCEPTED] for cs in rows.values()]
+        outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+        for candidate in (c for cs in rows.values() for c in cs):
+            outcomes[candidate["source"]][candidate["outcome"]] += 1
+            for flag in candidate.get("flags", ()):
+                outcomes[candidate["source"]][f"flag: {flag}"] += 1
+        facts = {
+            "num_pairs": len(rows),
+            "num_without_rewrite": sum(not texts for texts in accepted),
+            "outcomes": outcomes,
+        }
         table = pa.table(
             {"key": list(rows), "rewrites": accepted, "provenance": list(rows.values())},
-            schema=TABLE,
+            schema=TABLE.with_metadata({FACTS: json.dumps(facts, sort_keys=True)}),
         )
-        pq.write_table(table, path)
-        self.outcomes.update(c["outcome"] for cs in rows.values() for c in cs)
-        self.num_fallback += sum(not texts for texts in accepted)
-        self.shards.append(
-            {"url": path.name, "num_pairs": len(rows), "sha256": manifest.file_digest(path)}
-        )
+        aside = self._path(name).with_suffix(".partial")
+        pq.write_table(table, aside)
+        aside.replace(self._path(name))
 
     def close(self, **facts: Any) -> None:
-        """Write the manifest."""
+        """Write the manifest over all shards that there are."""
+        shards = []
+        by_source: dict[str, Counter[str]] = defaultdict(Counter)
+        num_without_rewrite = 0
+        for path in sorted(self.folder.glob("*.parquet")):
+            of_shard = json.loads(pq.read_metadata(path).metadata[FACTS])
+            shards.append(
+                {
+                    "url": path.name,
+                    "num_pairs": of_shard["num_pairs"],
+                    "sha256": manifest.file_digest(path),
+                }
+            )
+            num_without_rewrite += of_shard["num_without_rewrite"]
+            for source, counts in of_shard["outcomes"].items():
+                by_source[source].update(counts)
+        total: Counter[str] = Counter()
+        for counts in by_source.values():
+            total.update({k: n for k, n in counts.items() if not k.startswith("flag: ")})
         manifest.write(
             self.folder,
             SCHEMA,
-            num_pairs=sum(shard["num_pairs"] for shard in self.shards),
-            num_without_rewrite=self.num_fallback,
-            outcomes=dict(self.outcomes),
-            shards=self.shards,
+            num_pairs=sum(shard["num_pairs"] for shard in shards),
+            num_without_rewrite=num_without_rewrite,
+            outcomes=dict(total),
+            outcomes_by_source={source: dict(counts) for source, counts in by_source.items()},
+            shards=shards,
             **facts,
         )
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.parquet"
 
 
 def read(folder: Path) -> pa.Table:
@@ -100,11 +137,17 @@ def by_shard(folder: Path, pairs: Pairs) -> Iterator[tuple[pa.Table, pa.ListArra
 
     Raises ArtifactError if they were made of other pairs, or unless every pair has exactly one row.
     """
-    made_of = manifest.read(folder, SCHEMA).get("pairs")
+    facts = manifest.read(folder, SCHEMA)
+    made_of = facts.get("pairs")
     if made_of not in (None, manifest.digest(pairs.folder)):
         raise ArtifactError(
             f"{folder}: made of other pairs ({made_of}) than {pairs.folder}"
             f" ({manifest.digest(pairs.folder)}); run 'clipflow rewrite' on these pairs"
+        )
+    if made_of and len(facts["shards"]) < len(pairs.shards):
+        raise ArtifactError(
+            f"{folder}: a part, with {len(facts['shards'])} of the {len(pairs.shards)} shards of"
+            f" {pairs.folder}; join the parts with 'clipflow rewrites merge'"
         )
     for tar, index in zip(pairs.shards, pairs.indexes(), strict=True):
         path = folder / f"{tar.stem}.parquet"

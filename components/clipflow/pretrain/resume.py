@@ -15,7 +15,6 @@ A run asked to stop exits with 143 (SIGTERM) or 130 (Ctrl-C) after it has saved.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -41,7 +40,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from clipflow.artifacts import manifest
+from clipflow.artifacts import lock, manifest
 from clipflow.errors import ClipflowError
 from clipflow.log import is_main_process
 from clipflow.pretrain.params import Params
@@ -106,14 +105,7 @@ class Scratch:
             yield self
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ClipflowError(
-                    f"{self.folder}: the same run is still going on in another process; "
-                    "wait for it, or stop it and run this again"
-                ) from None
+        with lock.held(self.folder / "lock"):
             yield self
 
     @property

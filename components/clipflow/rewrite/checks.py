@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-ACCEPTED = "accepted"
+from clipflow.artifacts.rewrites import ACCEPTED
+
 MIN_WORDS = 2
 """LaCLIP trains on the original instead of a text with fewer words."""
 

@@ -7,6 +7,9 @@
 Source: LaCLIP (Fan et al. 2023), section 3.1. The meta-pairs in `meta_pairs/` are our own, in the
 manner of the paper's four sources: one line each, `source TAB target`; in `coco.tsv` five captions
 of one scene, of which two different ones are drawn.
+
+The text before the caption is a *block*. Drawn anew for each caption, as in the paper, no two captions
+share one; dealt out from a number of blocks, each as likely, a model reads a block once for many captions.
 """
 
 from __future__ import annotations
@@ -50,16 +53,24 @@ class Prompt:
         return f"{self.source}, caption cut" if self.is_cut else self.source
 
 
-def draw(caption: str, index: int, seed: int) -> Prompt:
+def draw(caption: str, index: int, seed: int, num_blocks: int | None = None) -> Prompt:
     """The prompt of a caption's rewrite number `index`: three meta-pairs of source `index` mod 4.
 
-    They are drawn without replacement, each set equally likely; equal arguments draw equal pairs.
+    They are drawn without replacement, each set equally likely, or dealt from `num_blocks` such sets, each
+    equally likely. Equal arguments draw equal pairs.
     """
     source = SOURCES[index % len(SOURCES)]
-    rng = random.Random(f"{seed}/{index}")
-    rows = rng.sample(meta_pairs(source), NUM_EXAMPLES)
-    examples = (row if len(row) == 2 else rng.sample(row, 2) for row in rows)
-    return Prompt(source, tuple((pair[0], pair[1]) for pair in examples), one_line(caption))
+    if num_blocks is None:
+        examples = _examples(source, f"{seed}/{index}")
+    else:
+        examples = _block(source, dealt(seed, index) % num_blocks)
+    return Prompt(source, examples, one_line(caption))
+
+
+def dealt(seed: int, index: int) -> int:
+    """24 bits that differ from one index to the next; much cheaper than a generator of random numbers."""
+    mixed = (seed ^ (index + 1) * 0x9E3779B97F4A7C15) * 0xBF58476D1CE4E5B9
+    return mixed >> 40 & (1 << 24) - 1
 
 
 def fit(prompt: Prompt, num_tokens: Callable[[str], int], limit: int) -> Prompt:
@@ -94,6 +105,18 @@ def parse(completion: str) -> str:
 def one_line(caption: str) -> str:
     """The caption with single spaces, without newlines and arrows: either would end it early."""
     return " ".join(caption.replace(ARROW, " ").split())
+
+
+@cache
+def _block(source: str, number: int) -> tuple[tuple[str, str], ...]:
+    return _examples(source, f"block {number}")
+
+
+def _examples(source: str, seed: str) -> tuple[tuple[str, str], ...]:
+    rng = random.Random(f"{source}/{seed}")
+    rows = rng.sample(meta_pairs(source), NUM_EXAMPLES)
+    examples = (row if len(row) == 2 else rng.sample(row, 2) for row in rows)
+    return tuple((pair[0], pair[1]) for pair in examples)
 
 
 @cache

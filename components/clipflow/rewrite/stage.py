@@ -4,53 +4,80 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from clipflow import log
 from clipflow.artifacts import manifest
 from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs
-from clipflow.errors import GeneratorError
+from clipflow.errors import GeneratorError, ParamsError
 from clipflow.rewrite import checks
-from clipflow.rewrite.generators import Proposal, Request
+from clipflow.rewrite.cache import Cache
+from clipflow.rewrite.desk import Desk
+from clipflow.rewrite.generators import Proposal
 from clipflow.rewrite.params import Params
 
 logger = logging.getLogger(__name__)
 
+RANGE = re.compile(r"(\d+)(:|/)(\d+)")
 
-def run(params: Params, *, pairs: Path, rewrites: Path) -> None:
-    """Write a `rewrites` artifact with a row for every pair. An interrupted run leaves none.
 
-    Raises ArtifactError if `pairs` is no pairs artifact, GeneratorError if the generator fails.
+def run(params: Params, *, pairs: Path, rewrites: Path, shard_range: str | None = None) -> None:
+    """Write a `rewrites` artifact with a row for every pair, or for every pair of some shards.
+
+    Killed or interrupted, the next call with the same params, pairs and code goes on: shards that are done
+    are not done again, and answers that were received are not asked for again. Raises ArtifactError if
+    `pairs` is no pairs artifact, ParamsError for a `shard_range` that there is not, GeneratorError if the
+    generator fails or its budget is used up.
     """
     source = Pairs(pairs)
-    logger.info(
-        "generator %s, %d rewrites of each of %d captions, from %s",
-        params.generator.name, params.num_rewrites, len(source), pairs,
-    )  # fmt: skip
-    proposals = params.generator.propose(_requests(source, params))
-    with (
-        manifest.complete_or_absent(rewrites) as folder,
-        log.progress(proposals, total=len(source), what="rewriting", unit="captions") as bar,
-    ):
-        writer, answers = artifact.Writer(folder), iter(bar)
-        for name, keys, captions in source.by_shard():
-            rows = {}
-            for key, caption in zip(keys, captions, strict=True):
-                rows[key] = judge(caption, _next(answers, key, params), params.max_words)
-            writer.add_shard(name, rows)
+    shards = shards_of(shard_range, len(source.shards))
+    made_with = {
+        "params": params.model_dump(mode="json", exclude={"generator"}),
+        "generator": params.generator.identity(),
+        "pairs": manifest.digest(pairs),
+        "shards": [shards.start, shards.stop],
+        "code": _code_digest(),
+    }
+    with manifest.resumable(rewrites, made_with) as folder:
+        writer = artifact.Writer(folder)
+        todo = [n for n in shards if not writer.has(source.shards[n].stem)]
+        logger.info(
+            "generator %s, %d rewrites of each of %d captions in %d shards, %d of them done, from %s",
+            params.generator.name, params.num_rewrites,
+            sum(source.manifest["shards"][n]["num_pairs"] for n in shards),
+            len(shards), len(shards) - len(todo), pairs,
+        )  # fmt: skip
+        _write(params, source, todo, writer)
         writer.close(
-            generator=params.generator.model_dump(mode="json"),
+            generator=params.generator.model_dump(
+                mode="json", exclude=set(params.generator.not_written)
+            ),
             num_rewrites=params.num_rewrites,
             pairs=manifest.digest(pairs),
         )
-    logger.info("%s", _summary(writer, rewrites))
+    logger.info("%s", _summary(rewrites))
 
 
-def seed_of(seed: int, key: str) -> int:
-    """64 bits fixed by the run's seed and the pair's key, whatever the shard, order or process."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8])
+def shards_of(text: str | None, num_shards: int) -> range:
+    """The shards that `A:B` (from A to before B) or `I/N` (part I of N, from 0) names; None names all.
+
+    Raises ParamsError for anything else, and for shards that there are not.
+    """
+    if text is None:
+        return range(num_shards)
+    found = RANGE.fullmatch(text)
+    first, sign, last = (int(found[1]), found[2], int(found[3])) if found else (0, "", 0)
+    if sign == "/" and first < last:
+        return range(first * num_shards // last, (first + 1) * num_shards // last)
+    if sign == ":" and first < last <= num_shards:
+        return range(first, last)
+    raise ParamsError(
+        f"--shard-range: expected A:B with 0 <= A < B <= {num_shards}, the number of shards, or I/N for"
+        f" part I of N counted from 0, got '{text}'"
+    )
 
 
 def judge(caption: str, proposals: Iterable[Proposal], max_words: int) -> list[artifact.Candidate]:
@@ -58,36 +85,66 @@ def judge(caption: str, proposals: Iterable[Proposal], max_words: int) -> list[a
     accepted: list[str] = []
     candidates: list[artifact.Candidate] = []
     for proposal in proposals:
-        outcome = checks.outcome(proposal.text, caption, accepted, max_words=max_words)
-        if outcome == checks.ACCEPTED:
+        outcome = proposal.problem or checks.outcome(
+            proposal.text, caption, accepted, max_words=max_words
+        )
+        if outcome == artifact.ACCEPTED:
             accepted.append(proposal.text)
         candidates.append({"text": proposal.text, "source": proposal.source, "outcome": outcome})
     return candidates
 
 
-def _requests(pairs: Pairs, params: Params) -> Iterator[Request]:
-    for _, keys, captions in pairs.by_shard():
-        for key, caption in zip(keys, captions, strict=True):
-            yield Request(key, caption, params.num_rewrites, seed_of(params.seed, key))
-
-
-def _next(answers: Iterator[list[Proposal]], key: str, params: Params) -> list[Proposal]:
+def _write(params: Params, source: Pairs, todo: list[int], writer: artifact.Writer) -> None:
+    """Have the generator answer for the shards that are not done."""
+    if not todo:
+        return
+    cache = Cache(params.generator)
+    desk = Desk(
+        source, params, cache,
+        judge=lambda caption, proposals: judge(caption, proposals, params.max_words),
+        write=writer.add_shard,
+    )  # fmt: skip
+    total = params.num_rewrites * sum(source.manifest["shards"][n]["num_pairs"] for n in todo)
+    no_items: tuple[None, ...] = ()
     try:
-        return next(answers)
-    except StopIteration:
+        with log.progress(no_items, total=total, what="rewriting", unit="rewrite") as bar:
+            for answers in params.generator.propose(desk.tasks(todo, done=bar.update)):
+                desk.take(answers)
+                bar.update(sum(answer.task.num for answer in answers))
+    finally:
+        cache.close()
+    name = params.generator.name
+    if desk.over_budget:
         raise GeneratorError(
-            f"generator '{params.generator.name}' stopped before pair '{key}': expected one list of"
-            " proposals per caption; mend its propose()"
-        ) from None
+            f"generators.{name}: stopped at the budget: {desk.over_budget}; what was written is kept:"
+            " raise the budget and run it again to go on from here"
+        )
+    if desk.num_unanswered:
+        raise GeneratorError(
+            f"generator '{name}' left {desk.num_unanswered} tasks unanswered: expected one answer to each;"
+            " mend its propose()"
+        )
+    if desk.usage.read:
+        logger.info(
+            "%d answers asked for, %d remembered; in all runs of this generator %d tokens read, %d written",
+            desk.num_asked, desk.num_remembered, *desk.usage,
+        )  # fmt: skip
 
 
-def _summary(writer: artifact.Writer, folder: Path) -> str:
-    num_pairs = sum(shard["num_pairs"] for shard in writer.shards)
-    num_candidates = writer.outcomes.total()
-    num_accepted = writer.outcomes[checks.ACCEPTED]
-    rejected = [f"{n} {o}" for o, n in writer.outcomes.most_common() if o != checks.ACCEPTED]
+def _code_digest() -> str:
+    """Changes with any line that makes or judges rewrites."""
+    files = [f for f in Path(__file__).parent.rglob("*") if f.suffix in {".py", ".txt", ".tsv"}]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
+def _summary(folder: Path) -> str:
+    facts = manifest.read(folder, artifact.SCHEMA)
+    outcomes = sorted(facts["outcomes"].items(), key=lambda item: (-item[1], item[0]))
+    num_candidates = sum(facts["outcomes"].values())
+    num_accepted = facts["outcomes"].get(artifact.ACCEPTED, 0)
+    rejected = [f"{n} {outcome}" for outcome, n in outcomes if outcome != artifact.ACCEPTED]
     return (
         f"wrote {folder}: accepted {num_accepted} of {num_candidates} candidates"
         f" ({num_accepted / max(1, num_candidates):.1%}), rejected {', '.join(rejected) or 'none'};"
-        f" {writer.num_fallback} of {num_pairs} captions fall back to the original alone"
+        f" {facts['num_without_rewrite']} of {facts['num_pairs']} captions fall back to the original alone"
     )

@@ -75,9 +75,9 @@ def test_leftovers_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
 def test_refusals_say_what_to_pass(tmp_path: Path) -> None:
     other = tmp_path / "other"
     with manifest.complete_or_absent(other) as folder:
-        manifest.write(folder, "clipflow.rewrites/1")
+        manifest.write(folder, "clipflow.rewrites/2")
     with pytest.raises(
-        ArtifactError, match=r"expected clipflow.pairs/1, found clipflow.rewrites/1"
+        ArtifactError, match=r"expected clipflow.pairs/1, found clipflow.rewrites/2"
     ):
         manifest.read(other, PAIRS)
     with pytest.raises(ArtifactError, match="no such folder; pass the output of 'clipflow ingest'"):

@@ -157,7 +157,7 @@ def test_refusals(
 ) -> None:
     params, out = stage_params("pretrain"), tmp_path / "c"
     with pytest.raises(
-        ArtifactError, match=r"expected clipflow.pairs/1, found clipflow.rewrites/1"
+        ArtifactError, match=r"expected clipflow.pairs/1, found clipflow.rewrites/2"
     ):
         stage.run(params, pairs=data["rewrites"], rewrites=data["rewrites"], checkpoint=out)
     others = make_pairs(tmp_path / "others", {"x": "other caption"})

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from clipflow.rewrite import thesaurus
-from clipflow.rewrite.generators import Request, eda
+from clipflow.rewrite.generators import Task, eda
 
 WORDS = ["qq", "big", "dog", "qq", "ww", "big"]  # two known words, `big` twice
 
@@ -64,9 +64,9 @@ def test_no_edit_changes_its_input_or_fails_on_little() -> None:
 
 def test_rewrite_i_uses_edit_i_mod_4_and_is_seeded() -> None:
     generator = eda.EDA(name="eda", alpha=0.1)
-    request = Request("k", "A big dog on the beach.", 5, 3)
-    (first,) = generator.propose([request])
-    (again,) = generator.propose([request])
+    task = Task("A big dog on the beach.", 0, 5, 3)
+    (((_, first, *_),),) = generator.propose([task])
+    (((_, again, *_),),) = generator.propose([task])
     assert first == again
     assert [p.source for p in first] == [
         "synonym replacement",

@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 
 import pytest
@@ -49,6 +50,18 @@ def test_the_draw_is_seeded_by_seed_and_index_only() -> None:
     assert prompts.draw("a cat", 0, 7).examples == first.examples
     assert len({prompts.draw("a dog", 0, seed).examples for seed in range(20)}) > 15
     assert prompts.draw("a dog", 4, 7).examples != first.examples
+
+
+def test_blocks_are_dealt_evenly_and_shared() -> None:
+    rng = random.Random(0)
+    seeds = [rng.getrandbits(64) for _ in range(4000)]
+    drawn = [prompts.draw("a dog", index, seed, 8) for index in (0, 3) for seed in seeds]
+    blocks = Counter((prompt.source, prompt.examples) for prompt in drawn)
+    assert len(blocks) == 16
+    assert all(abs(count - 500) < 5 * 500**0.5 for count in blocks.values())
+    both = Counter((prompts.dealt(s, 0) % 4, prompts.dealt(s, 4) % 4) for s in seeds)
+    assert all(abs(count - 250) < 5 * 250**0.5 for count in both.values())
+    assert len(both) == 16
 
 
 @pytest.mark.parametrize("index", [0, 2])

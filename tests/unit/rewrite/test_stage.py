@@ -2,6 +2,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -10,7 +11,8 @@ from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError, GeneratorError
 from clipflow.rewrite import stage
-from clipflow.rewrite.generators import Generator, Proposal, Request
+from clipflow.rewrite.desk import seed_of
+from clipflow.rewrite.generators import Answer, Generator, Proposal, Task
 from clipflow.rewrite.params import Params
 
 MakePairs = Callable[[dict[str, str]], Path]
@@ -20,17 +22,18 @@ CAPTIONS = {"k1": "a dog", "k0": "a cat", "k2": "a very old boat"}
 class Fake(Generator):
     """Proposes `<caption> <i>` and, as the last, the caption itself; stops where it is told to."""
 
+    is_cheap: ClassVar[bool] = True
     stop_after: int = 99
     error: bool = False
 
-    def propose(self, requests: Iterable[Request]) -> Iterator[list[Proposal]]:
-        for number, request in enumerate(requests):
+    def propose(self, tasks: Iterable[Task]) -> Iterator[list[Answer]]:
+        for number, task in enumerate(tasks):
             if number == self.stop_after:
                 if self.error:
                     raise GeneratorError("the server is gone")
                 return
-            texts = [f"{request.caption} {i}" for i in range(request.num_rewrites - 1)]
-            yield [Proposal(text, "fake") for text in [*texts, request.caption.upper()]]
+            texts = [f"{task.caption} {i}" for i in range(task.num - 1)]
+            yield [Answer(task, [Proposal(t, "fake") for t in [*texts, task.caption.upper()]])]
 
 
 def params(num_rewrites: int = 3, seed: int = 0, **fake: int) -> Params:
@@ -46,9 +49,9 @@ def test_every_pair_gets_its_accepted_rewrites(make_pairs: MakePairs, tmp_path: 
     table = artifact.read(out).to_pylist()
     assert [row["key"] for row in table] == ["k1", "k0", "k2"]
     assert table[2]["provenance"] == [
-        {"text": "a very old boat 0", "source": "fake", "outcome": "too long"},
-        {"text": "a very old boat 1", "source": "fake", "outcome": "too long"},
-        {"text": "A VERY OLD BOAT", "source": "fake", "outcome": "copy"},
+        {"text": "a very old boat 0", "source": "fake", "outcome": "too long", "flags": None},
+        {"text": "a very old boat 1", "source": "fake", "outcome": "too long", "flags": None},
+        {"text": "A VERY OLD BOAT", "source": "fake", "outcome": "copy", "flags": None},
     ]
     facts = manifest.read(out, artifact.SCHEMA)
     assert facts["outcomes"] == {"accepted": 4, "copy": 3, "too long": 2}
@@ -66,9 +69,9 @@ def test_two_runs_write_equal_bytes(make_pairs: MakePairs, tmp_path: Path) -> No
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-def test_seeds_depend_on_key_and_seed_alone() -> None:
-    assert stage.seed_of(0, "a") == stage.seed_of(0, "a")
-    seeds = {stage.seed_of(seed, key) for seed in range(10) for key in ("a", "b", "1/a", "0")}
+def test_seeds_depend_on_seed_and_caption_alone() -> None:
+    assert seed_of(0, "a") == seed_of(0, "a")
+    seeds = {seed_of(seed, caption) for seed in range(10) for caption in ("a", "b", "1/a", "0")}
     assert len(seeds) == 40
     assert all(0 <= seed < 2**64 for seed in seeds)
 
@@ -89,7 +92,9 @@ def test_no_rewrites_wanted(make_pairs: MakePairs, tmp_path: Path) -> None:
     assert [row for _, shard in shards for row in shard.to_pylist()] == [[], [], []]
 
 
-@pytest.mark.parametrize(("error", "message"), [(True, "server is gone"), (False, "pair 'k2'")])
+@pytest.mark.parametrize(
+    ("error", "message"), [(True, "server is gone"), (False, "left 1 tasks un")]
+)
 def test_an_interrupted_run_leaves_no_artifact(
     make_pairs: MakePairs, tmp_path: Path, error: bool, message: str
 ) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar
 
 from pydantic import Field
 
 from clipflow.rewrite import english, thesaurus
-from clipflow.rewrite.generators import Generator, Proposal, Request
+from clipflow.rewrite.generators import Answer, Generator, Proposal, Task
 
 Words = list[str]
 Edit = Callable[[Words, float, random.Random], Words]
@@ -24,17 +25,19 @@ class EDA(Generator):
     alpha: float = Field(gt=0, le=1)
     """Share of the words that an edit touches, at least one word; the paper advises 0.1."""
 
-    def propose(self, requests: Iterable[Request]) -> Iterator[list[Proposal]]:
+    is_cheap: ClassVar[bool] = True
+
+    def propose(self, tasks: Iterable[Task]) -> Iterator[list[Answer]]:
         """One proposal per rewrite; where an edit finds nothing to do, the caption's words."""
-        for request in requests:
-            rng = random.Random(request.seed)
-            words = [w for w in english.tokenize(request.caption.lower()) if w[0].isalnum()]
+        for task in tasks:
+            rng = random.Random(task.seed)
+            words = [w for w in english.tokenize(task.caption.lower()) if w[0].isalnum()]
             proposals = []
-            for i in range(request.num_rewrites):
+            for i in range(task.num):
                 source, edit = EDITS[i % len(EDITS)]
                 text = " ".join(edit(words, self.alpha, rng))
                 proposals.append(Proposal(text, source))
-            yield proposals
+            yield [Answer(task, proposals)]
 
 
 def num_edits(words: Words, alpha: float) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 from pydantic import Field
 
 from clipflow.rewrite import clauses, cleaning, english, frames, thesaurus
 from clipflow.rewrite.checks import plain
-from clipflow.rewrite.generators import Generator, Proposal, Request
+from clipflow.rewrite.generators import Answer, Generator, Proposal, Task
 
 DRAWS_PER_REWRITE = 8
 """Draws that come out like an earlier one are repeated, up to this many per rewrite asked for."""
@@ -46,21 +47,23 @@ class Grammar(Generator):
     stay, as in an LLM's paraphrases.
     """
 
-    def propose(self, requests: Iterable[Request]) -> Iterator[list[Proposal]]:
-        """Up to `num_rewrites` paraphrases each, all different: fewer if the rules find no more."""
-        for request in requests:
-            rng = random.Random(request.seed)
-            paraphraser = _Paraphraser(self, request.caption)
-            seen = {plain(request.caption)}
+    is_cheap: ClassVar[bool] = True
+
+    def propose(self, tasks: Iterable[Task]) -> Iterator[list[Answer]]:
+        """Paraphrases that are all different: fewer than asked for if the rules find no more."""
+        for task in tasks:
+            rng = random.Random(task.seed)
+            paraphraser = _Paraphraser(self, task.caption)
+            seen = {plain(task.caption)}
             proposals: list[Proposal] = []
-            for _ in range(DRAWS_PER_REWRITE * request.num_rewrites):
-                if len(proposals) == request.num_rewrites:
+            for _ in range(DRAWS_PER_REWRITE * task.num):
+                if len(proposals) == task.num:
                     break
                 text, operations = paraphraser.draw(rng)
                 if plain(text) not in seen:
                     seen.add(plain(text))
                     proposals.append(Proposal(text, "+".join(operations)))
-            yield proposals
+            yield [Answer(task, proposals)]
 
 
 class _Paraphraser:

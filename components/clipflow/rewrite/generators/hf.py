@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice, tee
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from clipflow.errors import GeneratorError
 from clipflow.rewrite import prompts
-from clipflow.rewrite.generators import Generator, Proposal, Request
+from clipflow.rewrite.generators import Answer, Generator, Proposal, Task
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -34,20 +34,16 @@ class HF(Generator):
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     """Of weights and arithmetic. `auto` is bfloat16 on CUDA, float32 on CPU."""
 
-    def propose(self, requests: Iterable[Request]) -> Iterator[list[Proposal]]:
-        """One proposal per rewrite asked for. Raises GeneratorError if the model can't load."""
-        writer = _Writer(self)  # loads now, not at the first proposal
-        requests, again = tee(requests)  # holds no more than a batch
-        proposals = self._proposals(writer, requests)
-        return (list(islice(proposals, request.num_rewrites)) for request in again)
-
-    def _proposals(self, writer: _Writer, requests: Iterable[Request]) -> Iterator[Proposal]:
-        tasks = ((request, i) for request in requests for i in range(request.num_rewrites))
+    def propose(self, tasks: Iterable[Task]) -> Iterator[list[Answer]]:
+        """One proposal per task. Raises GeneratorError if the model can't load."""
+        writer, tasks = _Writer(self), iter(tasks)
         while batch := list(islice(tasks, self.batch_size)):
-            drawn = [writer.fit(prompts.draw(r.caption, i, r.seed)) for r, i in batch]
-            completions = writer.complete([prompt.text for prompt in drawn], batch[0][0].seed)
-            for prompt, completion in zip(drawn, completions, strict=True):
-                yield Proposal(prompts.parse(completion), prompt.provenance)
+            drawn = [writer.fit(prompts.draw(t.caption, t.first, t.seed)) for t in batch]
+            completions = writer.complete([prompt.text for prompt in drawn], batch[0].seed)
+            yield [
+                Answer(task, [Proposal(prompts.parse(completion), prompt.provenance)])
+                for task, prompt, completion in zip(batch, drawn, completions, strict=True)
+            ]
 
 
 class _Writer:

@@ -1,0 +1,116 @@
+"""What generators wrote before: asked for again, it costs nothing.
+
+One SQLite file serves all runs on a machine: `rewrites.sqlite` in `$CLIPFLOW_CACHE`, by default
+`artifacts/cache`. An answer is found by the hash of everything that determines it: the generator with its
+model, decoding and prompt version, the run's seed, and the caption or image. What is stored survives
+kill -9 at once, so that a run that goes on has lost the requests in flight and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipflow.errors import GeneratorError
+from clipflow.rewrite.generators import Answer, Generator, Proposal, Task, Usage
+
+FILE = "rewrites.sqlite"
+BUSY_S = 60
+"""How long to wait for another process that is writing."""
+LOOK_UP_AT_ONCE = 500
+TABLES = """
+CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, proposals TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS usage
+  (identity TEXT PRIMARY KEY, read INTEGER NOT NULL, written INTEGER NOT NULL);
+"""
+
+
+class Cache:
+    """The answers of one generator. Several processes may use one file on a local disk."""
+
+    def __init__(self, generator: Generator) -> None:
+        """Raises GeneratorError if the file can't be used."""
+        self.is_used = not generator.is_cheap
+        self._identity = generator.identity().encode()
+        self._name = hashlib.sha256(self._identity).hexdigest()[:16]
+        folder = Path(os.environ.get("CLIPFLOW_CACHE", "artifacts/cache"))
+        self.file = folder / FILE
+        if not self.is_used:
+            return
+        with self._mending():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.file, timeout=BUSY_S, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute("PRAGMA cache_size = -65536")  # KiB
+            self._database.executescript(TABLES)
+
+    def key(self, task: Task) -> bytes:
+        """16 bytes that identify what is asked of whom."""
+        subject = task.caption.encode(errors="surrogatepass")
+        if task.image is not None:
+            subject += b"\0" + hashlib.sha256(task.image).digest()
+        numbers = b"%d %d %d\0" % (task.seed, task.first, task.num)
+        return hashlib.sha256(self._identity + b"\0" + numbers + subject).digest()[:16]
+
+    def look_up(self, keys: Sequence[bytes]) -> dict[bytes, list[Proposal]]:
+        """What was written for those of the keys that were answered before."""
+        found: dict[bytes, list[Proposal]] = {}
+        if not self.is_used:
+            return found
+        with self._mending():
+            for first in range(0, len(keys), LOOK_UP_AT_ONCE):
+                some = keys[first : first + LOOK_UP_AT_ONCE]
+                places = ",".join("?" * len(some))
+                rows = self._database.execute(
+                    f"SELECT key, proposals FROM answers WHERE key IN ({places})", some
+                )
+                for key, text in rows:
+                    found[key] = [Proposal(*proposal) for proposal in json.loads(text)]
+        return found
+
+    def store(self, answers: Sequence[tuple[bytes, Answer]]) -> None:
+        """Remember final answers, and what all of them took, before anything else is done with them."""
+        if not self.is_used:
+            return
+        rows = [(key, json.dumps(answer.proposals)) for key, answer in answers if answer.is_final]
+        usage = sum((answer.usage for _, answer in answers), Usage())
+        with self._mending():
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+            self._database.execute(
+                "INSERT INTO usage VALUES (?, ?, ?) ON CONFLICT (identity) DO UPDATE"
+                " SET read = read + excluded.read, written = written + excluded.written",
+                (self._name, *usage),
+            )
+            self._database.execute("COMMIT")
+
+    def usage(self) -> Usage:
+        """What this generator took in all runs so far."""
+        if not self.is_used:
+            return Usage()
+        with self._mending():
+            row = self._database.execute(
+                "SELECT read, written FROM usage WHERE identity = ?", (self._name,)
+            ).fetchone()
+        return Usage(*row) if row else Usage()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.is_used:
+            self._database.close()
+
+    @contextmanager
+    def _mending(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise GeneratorError(
+                f"{self.file}: can't be used as the cache of rewrites ({error}); set CLIPFLOW_CACHE to"
+                " another folder on a local disk, or delete the file if it is damaged"
+            ) from None
