@@ -26,7 +26,7 @@ LOOK_UP_AT_ONCE = 500
 TABLES = """
 CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, proposals TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS usage
-  (identity TEXT PRIMARY KEY, read INTEGER NOT NULL, written INTEGER NOT NULL);
+  (identity TEXT PRIMARY KEY, num INTEGER NOT NULL, read INTEGER NOT NULL, written INTEGER NOT NULL);
 """
 
 
@@ -84,21 +84,22 @@ class Cache:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
             self._database.execute(
-                "INSERT INTO usage VALUES (?, ?, ?) ON CONFLICT (identity) DO UPDATE"
-                " SET read = read + excluded.read, written = written + excluded.written",
-                (self._name, *usage),
+                "INSERT INTO usage VALUES (?, ?, ?, ?) ON CONFLICT (identity) DO UPDATE SET"
+                " num = num + excluded.num, read = read + excluded.read,"
+                " written = written + excluded.written",
+                (self._name, len(answers), *usage),
             )
             self._database.execute("COMMIT")
 
-    def usage(self) -> Usage:
-        """What this generator took in all runs so far."""
+    def usage(self) -> tuple[int, Usage]:
+        """How many answers this generator gave in all runs so far, and what they took."""
         if not self.is_used:
-            return Usage()
+            return 0, Usage()
         with self._mending():
             row = self._database.execute(
-                "SELECT read, written FROM usage WHERE identity = ?", (self._name,)
+                "SELECT num, read, written FROM usage WHERE identity = ?", (self._name,)
             ).fetchone()
-        return Usage(*row) if row else Usage()
+        return (row[0], Usage(*row[1:])) if row else (0, Usage())
 
     def close(self) -> None:
         """Let go of the file."""

@@ -18,8 +18,6 @@ from clipflow.rewrite.generators import Answer, Proposal, Task, Usage
 from clipflow.rewrite.params import Params
 
 Rows = dict[str, list[Candidate]]
-TYPICAL_TOKENS = 300
-"""What a request is taken to cost before the first answer tells: few-shot prompt and one line."""
 
 
 @dataclass
@@ -47,13 +45,12 @@ class Desk:
         """`write(name, rows)` is called with each complete shard."""
         self.pairs, self.params, self.cache = pairs, params, cache
         self.judge, self.write = judge, write
-        self.usage = cache.usage()
-        """Tokens of this generator, in all runs."""
-        self.num_remembered = self.num_asked = 0
+        self._num_answers, self.usage = cache.usage()
+        """Answers and tokens of this generator, in all runs."""
+        self.num_remembered = self.num_unanswered = self.num_asked = 0
         self.over_budget: str | None = None
         """What is used up, once the budget is."""
         self._waiting: dict[bytes, list[_Shard]] = {}
-        self._answered, self._usage_now = 0, Usage()
 
     def tasks(self, shards: Sequence[int], done: Callable[[int], object]) -> Iterator[Task]:
         """What is to be written for these shards; ends early if the generator's budget is used up.
@@ -82,6 +79,7 @@ class Desk:
                 if self.over_budget:
                     return
                 self.num_asked += 1
+                self.num_unanswered += 1
                 yield task
 
     def take(self, answers: Sequence[Answer]) -> None:
@@ -90,18 +88,13 @@ class Desk:
         self.cache.store(keyed)
         for key, answer in keyed:
             self.usage += answer.usage
-            self._usage_now += answer.usage
-            self._answered += 1
+            self._num_answers += 1
+            self.num_unanswered -= 1
             for shard in self._waiting.pop(key):
                 shard.answers[key] = answer.proposals
                 shard.num_missing -= 1
                 if not shard.num_missing:
                     self._close(shard)
-
-    @property
-    def num_unanswered(self) -> int:
-        """Tasks that were handed out and not yet answered."""
-        return self.num_asked - self._answered
 
     def _opened(self, number: int) -> tuple[_Shard, dict[bytes, Task]]:
         """A shard, and its different tasks by their keys."""
@@ -135,11 +128,12 @@ class Desk:
         self.write(shard.name, rows)
 
     def _expected(self) -> Usage:
-        """What will have been used once all that is asked is answered, and one more."""
+        """What will have been used once all that is asked is answered, and one more.
+
+        Before the first answer nobody knows what one takes.
+        """
         num = self.num_unanswered + 1
-        if not self._answered:
-            return self.usage + Usage(num * TYPICAL_TOKENS, 0)
-        read, written = (-(-num * tokens // self._answered) for tokens in self._usage_now)
+        read, written = (num * tokens // max(1, self._num_answers) for tokens in self.usage)
         return self.usage + Usage(read, written)
 
 
