@@ -276,7 +276,8 @@ def stop_on_signals() -> Iterator[Stop]:
     stop = Stop()
 
     def ask(number: int, _: FrameType | None) -> None:
-        if stop:  # asked twice: at once
+        # Ctrl-C twice: at once. A launcher that dies may send SIGTERM once for each of its threads.
+        if stop and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.signal = number
 

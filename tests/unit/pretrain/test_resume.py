@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +274,12 @@ def test_a_run_going_on_keeps_others_off(scratch: Scratch) -> None:
         scratch.locked(True),
     ):
         pass
+
+
+def test_a_launcher_may_say_stop_twice_and_a_person_means_at_once() -> None:
+    with resume.stop_on_signals() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
