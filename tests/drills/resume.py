@@ -16,15 +16,12 @@ import json
 import os
 import random
 import signal
-import sys
 import tempfile
-import time
-import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.parquet as pq
 import safetensors.torch
@@ -35,7 +32,7 @@ from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from benchmarks.harness import commit
-from clipflow import log, params, track
+from clipflow import params, track
 from clipflow.artifacts import checkpoint
 from clipflow.model.towers import Towers
 from clipflow.pretrain import export, resume, stage, training
@@ -43,47 +40,13 @@ from clipflow.pretrain.average import Average
 from clipflow.pretrain.params import Params
 from clipflow.pretrain.samples import Samples
 from clipflow.track import runs
+from drills.killing import ANY_TIME, Place, die, forked
 from fakes.artifacts import ROOT, make_pairs, make_rewrites
 
 OUT = ROOT / "artifacts" / "drills" / "resume.json"
 BATCH = 16
 MAX_STEPS_PER_ATTEMPT = 4
-ANY_TIME = "any time"
 LONGEST_ATTEMPT_S = 2.0
-
-
-def die() -> None:
-    """What kill -9 does."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A function to be killed in, before or after what it does."""
-
-    owner: Any
-    name: str
-    when: Literal["before", "after"] = "before"
-    passes: int = MAX_STEPS_PER_ATTEMPT
-    """A kill comes at a random one of so many passes."""
-    only: Callable[..., bool] = lambda *_: True
-    """Which calls are passes, by their arguments."""
-
-    def arm(self, at: int) -> None:
-        """From now on the `at`-th pass is the last."""
-        original, passed = getattr(self.owner, self.name), 0
-
-        def deadly(*args: Any, **kwargs: Any) -> Any:
-            nonlocal passed
-            passed += self.only(*args)
-            if passed == at and self.when == "before":
-                die()
-            result = original(*args, **kwargs)
-            if passed == at:
-                die()
-            return result
-
-        setattr(self.owner, self.name, deadly)
 
 
 @dataclass(frozen=True)
@@ -122,11 +85,13 @@ FIRST: dict[str, Place | Torn] = {
 PLACES: dict[str, Place | Torn] = {
     "data: reading an image": Place(Samples, "image", passes=BATCH * MAX_STEPS_PER_ATTEMPT),
     "data: reading texts": Place(Samples, "texts", passes=BATCH * MAX_STEPS_PER_ATTEMPT),
-    "step: forward": Place(Towers, "image"),
-    "step: backward": Place(Accelerator, "backward", "after"),
-    "step: before the optimizer": Place(training, "step_unless"),
-    "step: after the optimizer": Place(training, "step_unless", "after"),
-    "step: after the average": Place(Average, "update", "after"),
+    "step: forward": Place(Towers, "image", passes=MAX_STEPS_PER_ATTEMPT),
+    "step: backward": Place(Accelerator, "backward", "after", passes=MAX_STEPS_PER_ATTEMPT),
+    "step: before the optimizer": Place(training, "step_unless", passes=MAX_STEPS_PER_ATTEMPT),
+    "step: after the optimizer": Place(
+        training, "step_unless", "after", passes=MAX_STEPS_PER_ATTEMPT
+    ),
+    "step: after the average": Place(Average, "update", "after", passes=MAX_STEPS_PER_ATTEMPT),
     "state: half written": Torn(),
     "state: before fsync": Place(os, "fsync", passes=1),
     "state: before the rename": Place(Path, "replace", passes=1, only=is_state),
@@ -151,7 +116,7 @@ LAST: dict[str, Place | Torn] = {
 }
 """Where a run passes after its last step."""
 
-AHEAD = Place(training, "step_unless")
+AHEAD = Place(training, "step_unless", passes=MAX_STEPS_PER_ATTEMPT)
 """Where an attempt that is killed at any time ends at the latest, so that steps are left for the others."""
 
 
@@ -177,25 +142,6 @@ def prepare(folder: Path, num_steps: int) -> tuple[Params, dict[str, Path]]:
         "pairs": pairs,
         "rewrites": texts,
     }
-
-
-def forked(run: Callable[[], None], log_file: Path, kill_after_s: float | None = None) -> int:
-    """The exit status of a child that runs this: negative if it was killed."""
-    child = os.fork()
-    if not child:
-        with log_file.open("a") as stream:
-            os.dup2(stream.fileno(), sys.stderr.fileno())
-        log.setup("pretrain")
-        try:
-            run()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def plan(num_kills: int, rng: random.Random) -> list[str]:
@@ -228,21 +174,22 @@ def drill(folder: Path, num_kills: int, num_steps: int, seed: int) -> dict[str, 
         if status != expected:
             raise SystemExit(f"{what}: exit status {status}\n{log_file.read_text()[-3000:]}")
 
-    must(forked(train("straight"), log_file), 0, "the run in peace")
+    must(forked("pretrain", train("straight"), log_file), 0, "the run in peace")
     places = plan(num_kills, rng)
     for where in tqdm(places, desc="kills", leave=False):
         place = {**FIRST, **PLACES, **LAST}.get(where)
         if place:
             at = rng.randint(1, place.passes)
-            status = forked(train("killed", lambda at=at, p=place: p.arm(at)), log_file)
+            status = forked("pretrain", train("killed", lambda at=at, p=place: p.arm(at)), log_file)
         else:
             status = forked(
+                "pretrain",
                 train("killed", lambda: AHEAD.arm(MAX_STEPS_PER_ATTEMPT)),
                 log_file,
                 kill_after_s=rng.uniform(0, LONGEST_ATTEMPT_S),
             )
         must(status, -signal.SIGKILL, f"killed at '{where}'")
-    must(forked(train("killed"), log_file), 0, "the last attempt")
+    must(forked("pretrain", train("killed"), log_file), 0, "the last attempt")
     found = lost(folder / "straight", folder / "killed")
     return {
         "drill": "resume",
