@@ -16,6 +16,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torchvision.transforms import v2
 
 from clipflow.errors import ParamsError
+from clipflow.model import blocks
 from clipflow.model.contrastive import Contrastive
 from clipflow.model.towers import Towers
 from fakes.artifacts import tokenized
@@ -234,3 +235,19 @@ def test_no_network_where_a_tower_needs_one(monkeypatch: pytest.MonkeyPatch) -> 
         ParamsError, match="'roberta-ViT-B-32' needs files from the Hugging Face hub"
     ):
         Towers("roberta-ViT-B-32", 0.07)
+
+
+@pytest.mark.parametrize(("causal", "masked"), [(False, False), (True, False), (False, True)])
+def test_plain_products_in_bfloat16_are_attention(causal: bool, masked: bool) -> None:
+    """Against float32's fused attention, forward and backward, to bfloat16's 8 bits."""
+    torch.manual_seed(0)
+    exact = [torch.randn(3, 2, 9, 16, requires_grad=True) for _ in range(3)]
+    rough = [x.detach().bfloat16().requires_grad_() for x in exact]
+    mask = (torch.arange(9) <= torch.tensor([2, 8, 5])[:, None])[:, None, None] if masked else None
+    outs = [blocks._weighted(*x, causal=causal, mask=mask) for x in (exact, rough)]
+    weights = torch.randn(3, 2, 9, 16)
+    for out in outs:
+        (out.float() * weights).sum().backward()
+    assert torch.allclose(outs[0], outs[1].float(), atol=0.05)
+    for one, other in zip(exact, rough, strict=True):
+        assert torch.allclose(one.grad, other.grad.float(), atol=0.1)
