@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint ui lock bench-science bench-train bench-loss-memory bench-loader bench-text-memory bench-text-overhead drill-resume clean
+.PHONY: help setup demo test lint ui lock bench-science bench-train bench-loss-memory bench-loader bench-text-memory bench-text-overhead drill-resume drill-rewrite bench-rewrite-overhead clean
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
@@ -50,6 +50,12 @@ bench-text-memory: setup  ## memory of a million captions with rewrites against 
 
 drill-resume: setup  ## kill -9 pretrain at many moments; nothing may be lost
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.resume --kills 60
+
+drill-rewrite: setup  ## kill -9 rewrite at many moments, through a server that fails; nothing may be lost
+	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.rewrite --kills 20 --times 20
+
+bench-rewrite-overhead: setup  ## captions per second of all that surrounds the model in rewriting
+	python tests/benchmarks/rewrite_overhead.py
 
 lock: setup  ## requirements.lock from pyproject.toml
 	uv pip compile --quiet --universal --extra train --extra agreement --extra dev --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --output-file requirements.lock

@@ -2,8 +2,8 @@
 
     make bench-rewrite-overhead        which is        python tests/benchmarks/rewrite_overhead.py
 
-The model answers at once. Ours is the whole stage on one core: few-shot blocks, remembered answers, judging,
-parquet and report. The peer does what LaCLIP's script does around its model: prompts with three pairs drawn
+The model answers at once. Ours is the whole stage on one core: prompts from blocks, cache, checks, parquet
+and report. The peer does what LaCLIP's script does around its model: prompts with three pairs drawn
 per caption, the answer cut out by line number, and after every batch of 100 the whole output file written
 again; it checks and remembers nothing. One rewrite per caption, as one run of that script makes, and four.
 """
