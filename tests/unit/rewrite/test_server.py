@@ -75,8 +75,8 @@ def text(answer: Answer) -> str:
 
 
 def test_each_caption_gets_its_own_rewrite_whatever_the_order(llm: LlmServer) -> None:
-    llm.faults = Faults(drop=0.1, error=0.1)
-    for caption, answer in answers(server_generator(), TASKS).items():
+    llm.faults = Faults(error=0.1, busy=0.1, truncate=0.1, malform=0.1, drop=0.1, stall=0.03)
+    for caption, answer in answers(server_generator(timeout_s=0.3), TASKS).items():
         assert text(answer).endswith(f" of {caption}")
         assert answer.proposals[0].source == "chatgpt"
         assert answer.usage == Usage(100, 10)
