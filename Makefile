@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint ui lock bench-science bench-train bench-loss-memory bench-loader bench-text-memory bench-text-overhead drill-resume drill-rewrite bench-rewrite-overhead clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(MAKEFILE_LIST))
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
@@ -47,6 +47,9 @@ bench-text-overhead: setup  ## a step that draws one of five texts against one o
 
 bench-text-memory: setup  ## memory of a million captions with rewrites against Python lists
 	python tests/benchmarks/text_memory.py
+
+bench-rewrite-client: setup  ## requests per second of the server generator against the server's capacity
+	OMP_NUM_THREADS=1 python tests/benchmarks/rewrite_client.py
 
 drill-resume: setup  ## kill -9 pretrain at many moments; nothing may be lost
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.resume --kills 60
