@@ -56,4 +56,4 @@ def meanings(cls: type[Section]) -> dict[str, str]:
                 is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
                 text = below.value.value if is_text else ""
                 found[field.target.id] = " ".join(str(text).split())
-    return found
+    return {name: found[name] for name in found if name in cls.model_fields}
