@@ -91,7 +91,7 @@ def serving(latency_s: float, **faults: float) -> Iterator[str]:
         "--stall-s=600",
     ]
     command += [f"--{kind}={share}" for kind, share in faults.items()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT / "tests") as server:
         assert server.stdout
         try:
             yield server.stdout.readline().strip()
