@@ -7,6 +7,7 @@ pairs/00000.parquet     key, caption, offset and size of the JPEG inside the tar
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -42,6 +43,11 @@ def add_file(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     tar.members.clear()  # type: ignore[attr-defined]
     padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     return tar.offset - padded
+
+
+def key_of(name: str) -> str:
+    """16 hex digits that identify a sample by its name: adding other files never changes them."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 class Writer:
@@ -169,6 +175,22 @@ class Pairs:
         with tar.open("rb") as file:
             for key, caption, offset, size in zip(*columns, strict=True):
                 yield Row(key, caption, os.pread(file.fileno(), size, offset) if images else None)
+
+    def facts(self, number: int) -> Iterator[dict[str, Any]]:
+        """What is known of each sample of one shard beside its caption: its `<key>.json`, in order.
+
+        Raises ArtifactError if the shard is damaged.
+        """
+        path = self.shards[number]
+        try:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    if member.name.endswith(".json"):
+                        yield json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
+        except (OSError, ValueError, tarfile.TarError) as error:
+            raise ArtifactError(
+                f"{path}: damaged ({type(error).__name__}); make it again with 'clipflow ingest'"
+            ) from None
 
 
 class Row(NamedTuple):

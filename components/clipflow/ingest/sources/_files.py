@@ -56,11 +56,6 @@ def images_under(folder: Path) -> list[Path]:
     )
 
 
-def key(name: str) -> str:
-    """16 hex digits that identify a sample by its name: adding other files never changes them."""
-    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
-
-
 def held_out(sample_key: str, seed: int, share: float) -> bool:
     """Whether the sample is in the held-out `share`: by its key, so that others don't move it."""
     draw = hashlib.sha256(f"{seed}/{sample_key}".encode()).digest()

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from clipflow import log
+from clipflow.artifacts.pairs import key_of
 from clipflow.errors import ArtifactError
 from clipflow.ingest.images import UnusableImageError, rgb_jpeg
 from clipflow.ingest.sources import Source, _captions
-from clipflow.ingest.sources._files import existing, file_below, held_out, images_under, key, lines
+from clipflow.ingest.sources._files import existing, file_below, held_out, images_under, lines
 
 if TYPE_CHECKING:
     from clipflow.artifacts import benchmarks as benchmarks_artifact
@@ -74,10 +75,10 @@ class Folder(Source):
                 jpeg = _usable(root / name, name, params, pairs) if captions else None
                 if jpeg is None:
                     continue
-                if held_out(key(name), params.seed, self.test_share):
+                if held_out(key_of(name), params.seed, self.test_share):
                     heldout.add("test", jpeg, captions)
                     continue
-                pairs.add(key(name), jpeg, captions[0], {"path": name})
+                pairs.add(key_of(name), jpeg, captions[0], {"path": name})
                 for _ in captions[1:]:
                     pairs.leave_out("another caption of the same image", name)
         for path in images_under(root):
@@ -102,14 +103,14 @@ class Folder(Source):
                 jpeg = _usable(path, name, params, pairs)
                 if jpeg is None:
                     continue
-                held = not split and held_out(key(name), params.seed, self.test_share)
+                held = not split and held_out(key_of(name), params.seed, self.test_share)
                 if held or (split and name.startswith("test/")):
                     task.add("test", jpeg, label)
                     continue
                 task.add("train", jpeg, label)
-                template = random.Random(f"{params.seed}/{key(name)}").choice(templates)
+                template = random.Random(f"{params.seed}/{key_of(name)}").choice(templates)
                 caption = template.replace("{c}", names[label])
-                pairs.add(key(name), jpeg, caption, {"path": name, "class": classes[label]})
+                pairs.add(key_of(name), jpeg, caption, {"path": name, "class": classes[label]})
 
     def _templates(self, root: Path) -> list[str]:
         path = TEMPLATES

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from clipflow import log
+from clipflow.artifacts.pairs import key_of
 from clipflow.errors import ArtifactError
 from clipflow.ingest.images import UnusableImageError, rgb_jpeg
 from clipflow.ingest.sources import Source
-from clipflow.ingest.sources._files import IMAGE_SUFFIXES, existing, held_out, key
+from clipflow.ingest.sources._files import IMAGE_SUFFIXES, existing, held_out
 
 if TYPE_CHECKING:
     from clipflow.artifacts import benchmarks as benchmarks_artifact
@@ -53,10 +54,10 @@ class Webdataset(Source):
                     except UnusableImageError as error:
                         pairs.leave_out(str(error), name)
                         continue
-                    if held_out(key(name), params.seed, self.test_share):
+                    if held_out(key_of(name), params.seed, self.test_share):
                         heldout.add("test", jpeg, [caption])
                     else:
-                        pairs.add(key(name), jpeg, caption, {"shard": shard_name, "key": stem})
+                        pairs.add(key_of(name), jpeg, caption, {"shard": shard_name, "key": stem})
 
     def _samples(
         self, shard: Path, shard_name: str, pairs: pairs_artifact.Writer
