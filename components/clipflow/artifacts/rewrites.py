@@ -12,6 +12,7 @@ has the original alone). `provenance` holds every candidate, with the prompt sou
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,10 @@ SCHEMA = "clipflow.rewrites/2"
 ACCEPTED = "accepted"
 FACTS = b"clipflow"
 """Where a shard's file keeps its counts."""
+OF_SHARDS = frozenset(
+    {"num_pairs", "num_without_rewrite", "outcomes", "outcomes_by_source", "shards"}
+)
+"""What a manifest says of the shards that there are; its other facts say how they were made."""
 
 
 class Candidate(TypedDict):
@@ -90,6 +95,14 @@ class Writer:
         aside = self._path(name).with_suffix(".partial")
         pq.write_table(table, aside)
         aside.replace(self._path(name))
+
+    def adopt(self, shard: Path) -> None:
+        """Take a shard that was written elsewhere: the same file by another name, or a copy of it."""
+        ours = self.folder / shard.name
+        try:
+            ours.hardlink_to(shard)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(shard, ours)
 
     def close(self, **facts: Any) -> None:
         """Write the manifest over all shards that there are."""

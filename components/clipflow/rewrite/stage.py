@@ -55,10 +55,10 @@ def run(params: Params, *, pairs: Path, rewrites: Path, shard_range: str | None 
             generator=params.generator.model_dump(
                 mode="json", exclude=set(params.generator.not_written)
             ),
-            num_rewrites=params.num_rewrites,
+            params=made_with["params"],
             pairs=manifest.digest(pairs),
         )
-    logger.info("%s", _summary(rewrites))
+    logger.info("%s", summary(rewrites))
 
 
 def shards_of(text: str | None, num_shards: int) -> range:
@@ -137,7 +137,8 @@ def _code_digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
 
 
-def _summary(folder: Path) -> str:
+def summary(folder: Path) -> str:
+    """What a `rewrites` artifact came to, in one line."""
     facts = manifest.read(folder, artifact.SCHEMA)
     outcomes = sorted(facts["outcomes"].items(), key=lambda item: (-item[1], item[0]))
     num_candidates = sum(facts["outcomes"].values())
