@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -132,6 +132,96 @@ def plan_run(
     found = plan.plan(section, devices=devices, device_type=device_type, price=price,
                       tokens_per_text=tokens, utilisation=utilisation)  # fmt: skip
     typer.echo(plan.describe(found, section, devices, device_type))
+
+
+rewrites_app = typer.Typer(
+    help="Join parts of rewrites; exchange rewrites with LaCLIP and open_clip.",
+    no_args_is_help=True,
+)
+app.add_typer(rewrites_app, name="rewrites")
+
+
+@rewrites_app.command(name="merge")
+def merge_rewrites(
+    parts: Annotated[list[Path], typer.Argument(help="What 'rewrite --shard-range' wrote.")],
+    rewrites: Rewrites = ROOT / "rewrites",
+    pairs: Annotated[
+        Path | None, typer.Option(help="Check that every shard of these pairs is there.")
+    ] = None,
+) -> None:
+    """Join parts to the artifact that one run over all shards would have written.
+
+    clipflow rewrites merge parts/0 parts/1 --pairs artifacts/pairs --rewrites artifacts/rewrites
+    """
+    from clipflow.rewrite import merge
+
+    log.setup("rewrites")
+    merge.run(parts, rewrites=rewrites, pairs=pairs)
+
+
+@rewrites_app.command(name="import")
+def import_rewrites(
+    csv: Annotated[Path, typer.Option(help="Image path and caption per row.")],
+    texts: Annotated[
+        list[str],
+        typer.Option(metavar="[NAME=]FILE", help="A source's rewrites, one line per row."),
+    ],
+    pairs: Pairs = ROOT / "pairs",
+    rewrites: Rewrites = ROOT / "rewrites",
+    by: Annotated[
+        Literal["path", "caption"], typer.Option(help="What joins rows to pairs.")
+    ] = "path",
+    image_column: Annotated[
+        str | None, typer.Option(help="Where the CSV has a header; else the first column.")
+    ] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="Where the CSV has a header; else the second column.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Import texts that share no words with their captions.")
+    ] = False,
+    params_file: ParamsFile = PARAMS,
+) -> None:
+    """Take in rewrites that LaCLIP released, or others in its format, checked as our own are.
+
+    clipflow rewrites import --csv cc3m_original.csv --texts cc3m_chatgpt.txt --texts cc3m_bard.txt
+
+    A source is called what its file's name says after the last underscore.
+
+    Rows are joined to pairs by the path below ingest.data, or by caption if the images have other names.
+    """
+    from clipflow.rewrite.exchange import files, importing
+
+    log.setup("rewrites")
+    found = files.Files(csv, files.sources_of(texts), image_column, caption_column)
+    section = params.load(params_file, "rewrite")
+    importing.run(section, found, pairs=pairs, rewrites=rewrites, by=by, force=force)
+
+
+@rewrites_app.command(name="export")
+def export_rewrites(
+    to: Annotated[
+        Literal["laclip", "open_clip", "open_clip_txt"],
+        typer.Option("--format", help="For whom."),
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    pairs: Pairs = ROOT / "pairs",
+    rewrites: Rewrites = ROOT / "rewrites",
+) -> None:
+    """Write captions and rewrites as others read them, and print the flags to train with.
+
+    laclip: originals.csv with source_1.txt ... beside it, line by line.
+
+    open_clip: webdataset shards with texts in JSON, for versions after 3.3 (3.3 reads captions alone).
+
+    open_clip_txt: for open_clip up to 3.3, a set of shards for each text (with the images in each).
+
+    clipflow rewrites export --format open_clip --out exported
+    """
+    from clipflow.rewrite.exchange import exporting
+
+    log.setup("rewrites")
+    typer.echo(exporting.run(pairs=pairs, rewrites=rewrites, out=out, to=to), nl=False)
 
 
 def _run(stage: str, params_file: Path, **artifacts: Any) -> None:
