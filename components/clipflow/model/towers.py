@@ -97,15 +97,7 @@ class Towers(nn.Module):
             and visual.attn_pool is None
             and adopt(visual.transformer)
         )
-        # Past the end-of-text token a causal tower reads nothing, so the batch may be cut there.
-        self.trims_text = (
-            isinstance(text, TextTransformer)
-            and text.attn_mask is not None
-            and text.pool_type == "argmax"
-            and text.cls_emb is None
-            and not text.use_pad_mask
-            and adopt(text.transformer)
-        )
+        self.trims_text = trims(text)
 
     @property
     def image_size_px(self) -> int:
@@ -147,12 +139,8 @@ class Towers(nn.Module):
     def text(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
         """Unit-length text embeddings."""
         text = self.clip.text
-        if not self.trims_text:
-            return functional.normalize(text(tokens), dim=-1)
-        embedded = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
-        end = tokens.argmax(dim=1)  # the end-of-text token has the largest id
-        embedded = text.ln_final(pooled(text.transformer, embedded, end, causal=True))
-        return functional.normalize(_project(embedded, text.text_projection), dim=-1)
+        embedded = trimmed(text, tokens) if self.trims_text else text(tokens)
+        return functional.normalize(embedded, dim=-1)
 
     def embed_images(
         self, images: UInt8[Tensor, "batch height width 3"]
@@ -198,6 +186,29 @@ class Towers(nn.Module):
     def clamp_scale(self) -> None:
         """Keep the scale in [1, 100], as CLIP and LaCLIP do after each step."""
         self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+def trims(text: nn.Module) -> bool:
+    """Whether a text tower takes token ids that are cut after the end of text, by `trimmed`.
+
+    Past the end-of-text token a causal tower reads nothing, so that a batch may be cut there.
+    """
+    return (
+        isinstance(text, TextTransformer)
+        and text.attn_mask is not None
+        and text.pool_type == "argmax"
+        and text.cls_emb is None
+        and not text.use_pad_mask
+        and adopt(text.transformer)
+    )
+
+
+def trimmed(text: Any, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
+    """What a tower that `trims` makes of such ids."""
+    embedded = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
+    end = tokens.argmax(dim=1)  # the end-of-text token has the largest id
+    embedded = text.ln_final(pooled(text.transformer, embedded, end, causal=True))
+    return _project(embedded, text.text_projection)
 
 
 def _has_patches(vision_cfg: dict[str, Any]) -> bool:
