@@ -134,6 +134,37 @@ def plan_run(
     typer.echo(plan.describe(found, section, devices, device_type))
 
 
+@app.command()
+def score(
+    checkpoint: Annotated[
+        str, typer.Option(metavar="FOLDER|NAME", help="A checkpoint, or a model of open_clip.")
+    ],
+    pretrained: Annotated[
+        str | None, typer.Option(metavar="TAG|FILE", help="Weights of an open_clip architecture.")
+    ] = None,
+    pairs: Pairs = ROOT / "pairs",
+    rewrites: Rewrites = ROOT / "rewrites",
+    scores: Annotated[Path, typer.Option(help="Scores of all texts, joined by key.")] = ROOT
+    / "scores",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images or texts at once.")] = 256,
+) -> None:
+    """Score captions and rewrites by how well they fit their images: cosines of a CLIP model.
+
+    clipflow score --checkpoint artifacts/checkpoint
+
+    clipflow score --checkpoint ViT-B-32 --pretrained laion2b_s34b_b79k
+
+    Needs the packages of training. Killed, it resumes where it was.
+    """
+    from clipflow.rewrite import score
+
+    log.setup("score")
+    score.run(
+        pairs=pairs, rewrites=rewrites, checkpoint=checkpoint, scores=scores,
+        pretrained=pretrained, batch_size=batch_size,
+    )  # fmt: skip
+
+
 rewrites_app = typer.Typer(
     help="Join parts of rewrites; exchange rewrites with LaCLIP and open_clip.",
     no_args_is_help=True,

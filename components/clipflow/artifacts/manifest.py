@@ -25,6 +25,7 @@ MADE_BY = {
     "clipflow.pairs/1": "clipflow ingest",
     "clipflow.benchmarks/1": "clipflow ingest",
     "clipflow.rewrites/2": "clipflow rewrite",
+    "clipflow.scores/1": "clipflow score",
     "clipflow.checkpoint/1": "clipflow pretrain",
     "clipflow.report/1": "clipflow evaluate",
     "clipflow.registration/1": "clipflow register",
