@@ -114,7 +114,9 @@ def test_deps_cover_what_the_stage_imports(stage: str) -> None:
         )
 
 
-@pytest.mark.parametrize("command", ["--help", "ingest --help"])
+@pytest.mark.parametrize(
+    "command", ["--help", "ingest --help", "rewrites import --help", "score --help"]
+)
 def test_help_needs_no_torch(command: str) -> None:
     code = (
         "import sys; from clipflow.cli import app\n"

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from clipflow import log
 from clipflow.artifacts import manifest
 from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs, Writer, key_of
+from clipflow.cli import app
 from clipflow.errors import ArtifactError, ParamsError
 from clipflow.rewrite.exchange import exporting, importing
 from clipflow.rewrite.exchange.alignment import first_break
@@ -346,3 +349,24 @@ def test_refuses_to_export_over_what_is_there(pairs: Path, rewrites: Path, tmp_p
     with pytest.raises(ArtifactError, match="none accepted"):
         exporting.run(pairs=pairs, rewrites=none, out=tmp_path / "out", to="laclip")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_takes_all_of_it(
+    pairs: Path, rewrites: Path, params_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "setup", lambda stage: None)  # it would stay for the tests after this
+
+    def call(*words: object) -> str:
+        found = CliRunner().invoke(app, ["rewrites", *map(str, words)])
+        assert found.exit_code == 0, found.output
+        return found.output
+
+    out, imported = tmp_path / "exported", tmp_path / "imported"
+    at = ("--pairs", pairs, "--rewrites")
+    flags = call("export", "--format", "laclip", "--out", out, *at, rewrites)
+    assert f"--train-data {out}/originals.csv" in flags
+    texts = ("--texts", out / "source_1.txt", "--texts", f"two={out}/source_2.txt")
+    call("import", "--csv", out / "originals.csv", *texts, "--params", params_file, *at, imported)
+    assert set(manifest.read(imported, artifact.SCHEMA)["outcomes_by_source"]) == {"1", "two"}
+    call("merge", imported, *at, tmp_path / "merged")
+    assert manifest.digest(tmp_path / "merged") == manifest.digest(imported)
