@@ -43,6 +43,25 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     return tokens.gather(-1, place.minimum(last.clamp(min=0))).squeeze(-1)
 
 
+class Drawn:
+    """Makes transformers' own `generate` draw by `draw`: leaves one possible token per row.
+
+    For models whose reading of a prompt is more than tokens.
+    """
+
+    def __init__(self, noises: Sequence[Noise], temperature: float, top_p: float) -> None:
+        self._uniform = torch.from_numpy(np.stack(noises))
+        self._temperature, self._top_p = temperature, top_p
+        self.num_steps = 0
+
+    def __call__(self, _: Tensor, scores: Tensor) -> Tensor:
+        """`generate` calls this once per token, with the scores of each row."""
+        uniform = self._uniform[:, self.num_steps].to(scores.device)
+        tokens = draw(scores, uniform, self._temperature, self._top_p)
+        self.num_steps += 1
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
 @dataclass(frozen=True)
 class Decoder:
     """A causal language model with the way in which tokens are drawn from it."""
