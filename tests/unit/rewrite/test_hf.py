@@ -2,7 +2,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -11,6 +10,8 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -288,34 +289,6 @@ def test_a_long_caption_is_cut_and_says_so(folder: Path) -> None:
     assert answers[task].usage.read <= 512 - 8
 
 
-def test_drawn_tokens_follow_their_probabilities() -> None:
-    likely = torch.tensor([0.5, 0.1, 0.3, 0.06, 0.04])
-    uniform = torch.linspace(0, 1, 10_001)[:-1]
-    logits = likely.log().expand(len(uniform), -1)
-    shares = np.bincount(decoding.draw(logits, uniform, 1.0, 1.0), minlength=5) / len(uniform)
-    assert shares == pytest.approx(likely.numpy(), abs=1e-3)
-    shares = np.bincount(decoding.draw(logits, uniform, 1.0, 0.75), minlength=5) / len(uniform)
-    assert shares == pytest.approx([5 / 8, 0, 3 / 8, 0, 0], abs=1e-3)
-    # At temperature 1/2 the odds are squared.
-    squared = (likely**2 / (likely**2).sum()).numpy()
-    shares = np.bincount(decoding.draw(logits, uniform, 0.5, 1.0), minlength=5) / len(uniform)
-    assert shares == pytest.approx(squared, abs=1e-3)
-
-
-def test_the_largest_uniform_number_draws_a_token_that_may_be_drawn() -> None:
-    logits = torch.full((1, 1000), -5.0)
-    logits[0, 7] = logits[0, 500] = 3.0
-    almost_one = torch.tensor([1.0]).nextafter(torch.tensor([0.0]))
-    for uniform in (almost_one, torch.tensor([1.0])):
-        assert decoding.draw(logits, uniform, 1.0, 0.5).tolist()[0] in {7, 500}
-
-
-def test_rows_that_go_on_stay_in_place_where_they_can() -> None:
-    assert decoding.compacted([True, False, True, False, True]) == [0, 4, 2]
-    assert decoding.compacted([False, False, True]) == [2]
-    assert decoding.compacted([True, True]) == [0, 1]
-
-
 def test_identity_changes_with_the_model_in_the_folder(folder: Path, tmp_path: Path) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -328,6 +301,21 @@ def test_identity_changes_with_the_model_in_the_folder(folder: Path, tmp_path: P
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace("10000.0", "20000.0"))
     assert len({before, other_weights, hf(tmp_path).identity()}) == 3
+
+
+def test_layers_that_see_less_than_the_prompt_share_no_block(folder: Path, tmp_path: Path) -> None:
+    """Then a batch changes nothing either."""
+    for file in folder.glob("token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, sliding_window=40,
+        num_attention_heads=2, num_key_value_heads=1, initializer_range=0.2, bos_token_id=0,
+        eos_token_id=1, max_position_embeddings=512,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    together = by_task(hf(tmp_path, batch_size=64).propose(TASKS))
+    assert by_task(hf(tmp_path, batch_size=1).propose(TASKS)) == together
 
 
 def test_a_model_whose_states_cannot_be_shared(folder: Path, tmp_path: Path) -> None:

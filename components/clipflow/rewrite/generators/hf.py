@@ -100,6 +100,10 @@ class _Writer:
         )
         length = getattr(self.model.config, "max_position_embeddings", None)
         self.limit = None if length is None else length - settings.max_new_tokens
+        config = self.model.config.get_text_config()
+        spans = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+        self.span = min((span for span in spans if span), default=None)
+        """How far back every layer sees; None for to the beginning."""
         self._tokens_of_block: dict[str, list[int]] = {}
 
     def answers(self, tasks: list[Task], batch_size: int) -> Iterator[list[Answer]]:
@@ -140,8 +144,12 @@ class _Writer:
         return prompts.draw(task.caption, number, task.seed, self.settings.few_shot_blocks)
 
     def _num_shared(self, prompt: prompts.Prompt, tokens: list[int]) -> int:
-        """How many of a prompt's tokens are its block's; at least one is left to be read."""
-        if self.settings.few_shot_blocks is None:
+        """How many of a prompt's tokens are its block's; at least one is left to be read.
+
+        None where a layer doesn't see the whole: padding after the block would push it out of sight.
+        """
+        is_seen = self.span is None or len(tokens) + self.settings.max_new_tokens <= self.span
+        if self.settings.few_shot_blocks is None or not is_seen:
             return 0
         block = prompt.text.rpartition("\n")[0] + "\n"
         if block not in self._tokens_of_block:
