@@ -50,6 +50,8 @@ bench-text-memory: setup  ## memory of a million captions with rewrites against 
 
 bench-rewrite-client: setup  ## requests per second of the server generator against the server's capacity
 	OMP_NUM_THREADS=1 python tests/benchmarks/rewrite_client.py
+bench-rewrite-hf: setup  ## rewrites per second of the hf generator against LaCLIP's loop
+	python tests/benchmarks/rewrite_hf.py
 
 drill-resume: setup  ## kill -9 pretrain at many moments; nothing may be lost
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.resume --kills 60
