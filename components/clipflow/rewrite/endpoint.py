@@ -115,10 +115,10 @@ class Endpoint(Generator):
                     lost.append(answer)
                     if answer.is_final:
                         ready, lost, has_answers = ready + lost, [], True
-                if len(lost) >= max(FEWEST_LOST, self.concurrency):
-                    raise self._is_down(address, len(lost))
                 if ready:
                     yield ready
+                if len(lost) >= max(FEWEST_LOST, self.concurrency):
+                    raise self._is_down(address, len(lost))
         if lost and not has_answers:
             raise self._is_down(address, len(lost))
         if lost:
