@@ -134,11 +134,16 @@ def test_dvc_stage_is_the_stage(spec: PipelineSpec, stage: str) -> None:
 
 
 def keywords(stage: str) -> set[str]:
-    """The artifacts of a stage: the keywords of its `run`."""
+    """The artifacts of a stage: the keywords of its `run` that are paths."""
     parameters = inspect.signature(
         importlib.import_module(f"clipflow.{stage}.stage").run
     ).parameters
-    return {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    paths = {name for name, p in parameters.items() if p.annotation == "Path"}
+    assert {p.kind for p in parameters.values()} == {
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    }
+    return paths
 
 
 def _names(entries: list[Any]) -> set[str]:

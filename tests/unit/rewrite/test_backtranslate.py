@@ -1,8 +1,10 @@
-import importlib.util
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import MarianConfig, MarianMTModel, PreTrainedTokenizerFast
@@ -133,13 +135,24 @@ def test_a_model_that_is_not_there(folders: list[list[str]], tmp_path: Path) -> 
         list(backtranslate([[folders[0][0], str(tmp_path)]]).propose(TASKS))
 
 
-def test_a_tokenizer_that_needs_a_missing_package(tmp_path: Path) -> None:
-    """Marian's own tokenizer needs sentencepiece, which this package does not bring."""
-    if importlib.util.find_spec("sentencepiece"):
-        pytest.skip("sentencepiece is installed")
-    folder = make_model(tmp_path, 0)
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "MarianTokenizer"}')
-    (folder / "vocab.json").write_text("{}")
-    with pytest.raises(GeneratorError, match="sentencepiece"):
-        list(backtranslate([[str(folder), str(folder)]]).propose(TASKS))
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+def test_opus_mts_own_tokenizers(tmp_path: Path) -> None:
+    """Marian models come with two sentencepiece models and a vocabulary, and no tokenizer.json."""
+    folder = make_model(tmp_path / "marian", 0)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink()
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(TEXTS * 3))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "source"), vocab_size=28, minloglevel=2
+    )
+    (folder / "source.model").rename(folder / "source.spm")
+    shutil.copy(folder / "source.spm", folder / "target.spm")
+    pieces = (folder / "source.vocab").read_text().splitlines()
+    words = ["<pad>", "</s>", "<unk>", *(line.split("\t")[0] for line in pieces[3:])]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "MarianTokenizer", "source_lang": "en", "target_lang": "es"}'
+    )
+    answers = by_task(backtranslate([[str(folder), str(folder)]]), TASKS[:3])
+    assert set(answers) == set(TASKS[:3])
