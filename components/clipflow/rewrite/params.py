@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SerializeAsAny
 
 from clipflow.catalogue import Section
@@ -19,3 +21,9 @@ class Params(Section):
     """Seed of meta-pair draws and of sampling."""
     max_words: int = Field(ge=2)
     """Candidates with more words are rejected."""
+    lost_facts: Literal["keep", "flag", "drop"]
+    """What becomes of a rewrite without a number or name that the caption has: kept, kept and flagged in
+    the artifact, or rejected."""
+    agreement: str | None = Field(min_length=1)
+    """What measures how well rewrites agree with their captions, for the report alone: `wordllama`, whose
+    weights come with the package, or name or folder of a transformers text encoder. Null: nothing does."""

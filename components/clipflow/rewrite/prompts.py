@@ -15,7 +15,7 @@ share one; dealt out from a number of blocks, each as likely, a model reads a bl
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -124,6 +124,14 @@ def meta_pairs(source: str) -> tuple[tuple[str, ...], ...]:
     """The rows of one source's file: two texts each, or more that describe the same picture."""
     lines = (FOLDER / f"{source}.tsv").read_text(encoding="ascii").splitlines()
     return tuple(tuple(line.split("\t")) for line in lines)
+
+
+def texts() -> Iterator[str]:
+    """Every text that prompts show, but captions; a model that gives one back has rewritten nothing."""
+    yield INSTRUCTION
+    for source in SOURCES:
+        for row in meta_pairs(source):
+            yield from row
 
 
 def _cut(prompt: Prompt, words: list[str], num_words: int) -> Prompt:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from clipflow import log
@@ -13,10 +12,9 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import GeneratorError, ParamsError
-from clipflow.rewrite import checks
 from clipflow.rewrite.cache import Cache
 from clipflow.rewrite.desk import Desk
-from clipflow.rewrite.generators import Proposal
+from clipflow.rewrite.judge import Judge
 from clipflow.rewrite.params import Params
 
 logger = logging.getLogger(__name__)
@@ -80,30 +78,12 @@ def shards_of(text: str | None, num_shards: int) -> range:
     )
 
 
-def judge(caption: str, proposals: Iterable[Proposal], max_words: int) -> list[artifact.Candidate]:
-    """Every proposal with its outcome; each is compared with those accepted before it."""
-    accepted: list[str] = []
-    candidates: list[artifact.Candidate] = []
-    for proposal in proposals:
-        outcome = proposal.problem or checks.outcome(
-            proposal.text, caption, accepted, max_words=max_words
-        )
-        if outcome == artifact.ACCEPTED:
-            accepted.append(proposal.text)
-        candidates.append({"text": proposal.text, "source": proposal.source, "outcome": outcome})
-    return candidates
-
-
 def _write(params: Params, source: Pairs, todo: list[int], writer: artifact.Writer) -> None:
     """Have the generator answer for the shards that are not done."""
     if not todo:
         return
     cache = Cache(params.generator)
-    desk = Desk(
-        source, params, cache,
-        judge=lambda caption, proposals: judge(caption, proposals, params.max_words),
-        write=writer.add_shard,
-    )  # fmt: skip
+    desk = Desk(source, params, cache, judge=Judge(params), write=writer.add_shard)
     total = params.num_rewrites * sum(source.manifest["shards"][n]["num_pairs"] for n in todo)
     no_items: tuple[None, ...] = ()
     try:

@@ -38,7 +38,10 @@ class Fake(Generator):
 
 def params(num_rewrites: int = 3, seed: int = 0, **fake: int) -> Params:
     generator = Fake(name="fake", **fake)
-    return Params(generator=generator, num_rewrites=num_rewrites, seed=seed, max_words=4)
+    return Params(
+        generator=generator, num_rewrites=num_rewrites, seed=seed, max_words=4,
+        lost_facts="flag", agreement=None,
+    )  # fmt: skip
 
 
 def test_every_pair_gets_its_accepted_rewrites(make_pairs: MakePairs, tmp_path: Path) -> None:
@@ -86,6 +89,8 @@ def test_no_rewrites_wanted(make_pairs: MakePairs, tmp_path: Path) -> None:
         num_rewrites=0,
         seed=0,
         max_words=9,
+        lost_facts="flag",
+        agreement=None,
     )
     stage.run(no, pairs=pairs, rewrites=tmp_path / "rewrites")
     shards = artifact.by_shard(tmp_path / "rewrites", Pairs(pairs))
