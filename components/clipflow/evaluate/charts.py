@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from clipflow.evaluate.metrics import Indices
+from clipflow.page import svg
 
 Points = Sequence[tuple[int, float]]
 
@@ -73,7 +74,7 @@ def dots(rows: Sequence[Row]) -> Markup:
         parts += [
             symbol(kind, _at(value), y + LANES.get(kind, 0)) for kind, value in row.marks.items()
         ]
-    return _svg(LABEL_PX + PLOT_PX + 30, height + 26, "Every task against chance", parts)
+    return svg.svg(LABEL_PX + PLOT_PX + 30, height + 26, "Every task against chance", parts)
 
 
 def _at(fraction: float) -> float:
@@ -111,7 +112,7 @@ def curve(name: str, ours: Points, theirs: Points = ()) -> Markup:
             continue
         path = " ".join(f"{x(step)},{y(value)}" for step, value in points)
         parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, path))
-    return _svg(width, height, f"{name} over training steps", parts)
+    return svg.svg(width, height, f"{name} over training steps", parts)
 
 
 def confusion(counts: Indices, classnames: Sequence[str], shown: Sequence[int]) -> Markup:
@@ -151,7 +152,7 @@ def confusion(counts: Indices, classnames: Sequence[str], shown: Sequence[int]) 
                 cell += text.format(x + size / 2 - 1, y + size / 2 + 4, dark, 100 * share)
             parts.append(cell + Markup("</g>"))
     side = size * len(names)
-    return _svg(left + side + longest * 0.72, top + side, "Confusion matrix", parts)
+    return svg.svg(left + side + longest * 0.72, top + side, "Confusion matrix", parts)
 
 
 def most_confused(counts: Indices, limit: int = MAX_CLASSES) -> list[int]:
@@ -163,9 +164,3 @@ def most_confused(counts: Indices, limit: int = MAX_CLASSES) -> list[int]:
 
 def _short(name: str) -> str:
     return name if len(name) <= 18 else name[:17] + "\u2026"
-
-
-def _svg(width: float, height: float, title: str, parts: Sequence[Markup]) -> Markup:
-    return Markup(
-        '<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" aria-label="{t}">{b}</svg>'
-    ).format(w=round(width), h=round(height), t=title, b=Markup("").join(parts))

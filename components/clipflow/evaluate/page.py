@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from clipflow import page
 from clipflow.artifacts import checkpoint as checkpoint_artifact
 from clipflow.artifacts.benchmarks import Task
 from clipflow.evaluate import charts, comparison, metrics, pictures
@@ -62,10 +62,7 @@ def render(
     """
     by_name = {task.name: task for task in tasks}
     count = params.gallery_size
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["percent"] = lambda fraction: f"{100 * fraction:.1f}"
+    environment = page.environment(Path(__file__).parent)
     environment.globals["symbol"] = charts.symbol
     compared = champion.metrics if champion else {}
     zero_shot = comparison.zero_shot(results, compared)
