@@ -162,6 +162,10 @@ class Pairs:
         for shard, tar in zip(self.manifest["shards"], self.shards, strict=True):
             yield _index(tar, shard["num_pairs"])
 
+    def index(self, number: int) -> pa.Table:
+        """One shard's index."""
+        return _index(self.shards[number], self.manifest["shards"][number]["num_pairs"])
+
     def by_shard(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """`(name, keys, captions)` of each shard."""
         for tar, index in zip(self.shards, self.indexes(), strict=True):
@@ -169,10 +173,9 @@ class Pairs:
 
     def rows(self, number: int, *, images: bool = False) -> Iterator[Row]:
         """The samples of one shard, with their JPEGs only if asked for."""
-        tar = self.shards[number]
-        index = _index(tar, self.manifest["shards"][number]["num_pairs"])
+        index = self.index(number)
         columns = (index[name].to_pylist() for name in ("key", "caption", "offset", "size"))
-        with tar.open("rb") as file:
+        with self.shards[number].open("rb") as file:
             for key, caption, offset, size in zip(*columns, strict=True):
                 yield Row(key, caption, os.pread(file.fileno(), size, offset) if images else None)
 

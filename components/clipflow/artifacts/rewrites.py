@@ -28,6 +28,8 @@ from clipflow.errors import ArtifactError
 
 SCHEMA = "clipflow.rewrites/2"
 ACCEPTED = "accepted"
+FLAG = "flag: "
+"""Before a flag's name among a source's outcomes."""
 FACTS = b"clipflow"
 """Where a shard's file keeps its counts."""
 OF_SHARDS = frozenset(
@@ -82,7 +84,7 @@ class Writer:
         for candidate in (c for cs in rows.values() for c in cs):
             outcomes[candidate["source"]][candidate["outcome"]] += 1
             for flag in candidate.get("flags", ()):
-                outcomes[candidate["source"]][f"flag: {flag}"] += 1
+                outcomes[candidate["source"]][FLAG + flag] += 1
         facts = {
             "num_pairs": len(rows),
             "num_without_rewrite": sum(not texts for texts in accepted),
@@ -104,8 +106,8 @@ class Writer:
         except OSError:  # another file system, or one without links
             shutil.copyfile(shard, ours)
 
-    def close(self, **facts: Any) -> None:
-        """Write the manifest over all shards that there are."""
+    def counts(self) -> dict[str, Any]:
+        """The manifest's facts of all shards that there are: pairs, outcomes by source, digests."""
         shards = []
         by_source: dict[str, Counter[str]] = defaultdict(Counter)
         num_without_rewrite = 0
@@ -123,17 +125,20 @@ class Writer:
                 by_source[source].update(counts)
         total: Counter[str] = Counter()
         for counts in by_source.values():
-            total.update({k: n for k, n in counts.items() if not k.startswith("flag: ")})
-        manifest.write(
-            self.folder,
-            SCHEMA,
-            num_pairs=sum(shard["num_pairs"] for shard in shards),
-            num_without_rewrite=num_without_rewrite,
-            outcomes=dict(total),
-            outcomes_by_source={source: dict(counts) for source, counts in by_source.items()},
-            shards=shards,
-            **facts,
-        )
+            total.update({k: n for k, n in counts.items() if not k.startswith(FLAG)})
+        return {
+            "num_pairs": sum(shard["num_pairs"] for shard in shards),
+            "num_without_rewrite": num_without_rewrite,
+            "outcomes": dict(total),
+            "outcomes_by_source": {source: dict(counts) for source, counts in by_source.items()},
+            "shards": shards,
+        }
+
+    def close(self, **facts: Any) -> None:
+        """Write the manifest: these facts and the counts of all shards, unless they are among them."""
+        if "shards" not in facts:
+            facts |= self.counts()
+        manifest.write(self.folder, SCHEMA, **facts)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
@@ -143,6 +148,11 @@ def read(folder: Path) -> pa.Table:
     """All rows of a `rewrites` artifact. Raises ArtifactError for the wrong kind or a damaged shard."""
     shards = manifest.read(folder, SCHEMA)["shards"]
     return pa.concat_tables([_shard(folder / shard["url"]) for shard in shards]).combine_chunks()
+
+
+def column(folder: Path, name: str, column: str) -> pa.ChunkedArray:
+    """One column of one shard."""
+    return _shard(folder / f"{name}.parquet", [column])[column]
 
 
 def by_shard(folder: Path, pairs: Pairs) -> Iterator[tuple[pa.Table, pa.ListArray]]:
@@ -176,9 +186,9 @@ def by_shard(folder: Path, pairs: Pairs) -> Iterator[tuple[pa.Table, pa.ListArra
         yield index, table["rewrites"].combine_chunks().take(rows)
 
 
-def _shard(path: Path) -> pa.Table:
+def _shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, schema=TABLE)
+        return pq.read_table(path, schema=TABLE, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise ArtifactError(
             f"{path}: missing or damaged ({type(error).__name__}); "
