@@ -44,4 +44,4 @@ def histogram(name: str, edges: Sequence[str], counts: Sequence[int]) -> Markup:
 
 
 def _percent(share: float) -> str:
-    return "<1" if 0 < share < 0.005 else f"{100 * share:.0f}"
+    return "<1" if share < 0.01 else f"{100 * share:.0f}"

@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from clipflow import log
+from clipflow import log, track
+from clipflow import params as params_file
 from clipflow.artifacts import manifest
 from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import GeneratorError, ParamsError
+from clipflow.rewrite import agreement, report
 from clipflow.rewrite.cache import Cache
 from clipflow.rewrite.desk import Desk
 from clipflow.rewrite.judge import Judge
 from clipflow.rewrite.params import Params
+from clipflow.rewrite.quality import ALL
 
 logger = logging.getLogger(__name__)
 
+METRIC_NAME = re.compile(r"[\w. -]+", re.ASCII)
 RANGE = re.compile(r"(\d+)(:|/)(\d+)")
 
 
@@ -27,11 +34,13 @@ def run(params: Params, *, pairs: Path, rewrites: Path, shard_range: str | None 
 
     Killed or interrupted, the next call with the same params, pairs and code goes on: shards that are done
     are not done again, and answers that were received are not asked for again. Raises ArtifactError if
-    `pairs` is no pairs artifact, ParamsError for a `shard_range` that there is not, GeneratorError if the
-    generator fails or its budget is used up.
+    `pairs` is no pairs artifact, ParamsError for a `shard_range` that there is not, TrackingError before
+    anything is written if MLflow is down, GeneratorError if the generator fails or its budget is used up.
     """
     source = Pairs(pairs)
     shards = shards_of(shard_range, len(source.shards))
+    track.connect()
+    embed = agreement.load(params.agreement) if params.agreement else None
     made_with = {
         "params": params.model_dump(mode="json", exclude={"generator"}),
         "generator": params.generator.identity(),
@@ -39,7 +48,7 @@ def run(params: Params, *, pairs: Path, rewrites: Path, shard_range: str | None 
         "shards": [shards.start, shards.stop],
         "code": _code_digest(),
     }
-    with manifest.resumable(rewrites, made_with) as folder:
+    with manifest.resumable(rewrites, made_with) as folder, _tracked(params, pairs, folder) as run:
         writer = artifact.Writer(folder)
         todo = [n for n in shards if not writer.has(source.shards[n].stem)]
         logger.info(
@@ -49,13 +58,23 @@ def run(params: Params, *, pairs: Path, rewrites: Path, shard_range: str | None 
             len(shards), len(shards) - len(todo), pairs,
         )  # fmt: skip
         _write(params, source, todo, writer)
+        counts = writer.counts()
+        quality = report.write(
+            folder, source, counts, generator=params.generator.name,
+            num_rewrites=params.num_rewrites, agreement_by=params.agreement, embed=embed,
+        )  # fmt: skip
         writer.close(
+            **counts,
             generator=params.generator.model_dump(
                 mode="json", exclude=set(params.generator.not_written)
             ),
             params=made_with["params"],
             pairs=manifest.digest(pairs),
+            quality=quality,
         )
+        run.log(_metrics(quality["figures"], counts), step=0)
+        for file in (report.FILE, manifest.MANIFEST):
+            run.log_artifacts(folder / file, "rewrites")
     logger.info("%s", summary(rewrites))
 
 
@@ -76,6 +95,37 @@ def shards_of(text: str | None, num_shards: int) -> range:
         f"--shard-range: expected A:B with 0 <= A < B <= {num_shards}, the number of shards, or I/N for"
         f" part I of N counted from 0, got '{text}'"
     )
+
+
+@contextmanager
+def _tracked(params: Params, pairs: Path, folder: Path) -> Iterator[track.Run]:
+    """The MLflow run; that of an interrupted call goes on."""
+    note = folder / "mlflow_run"
+    inputs = {"pairs": pairs}
+    with track.start(
+        f"rewrite-{params.generator.name}",
+        params=params_file.flat(params),
+        tags={**track.lineage(inputs), "generator": params.generator.name},
+        datasets=inputs,
+        run_id=note.read_text() if note.exists() else None,
+    ) as run:
+        note.write_text(run.id)
+        yield run
+    note.unlink()
+
+
+def _metrics(figures: dict[str, dict[str, Any]], counts: dict[str, Any]) -> dict[str, float]:
+    """`rewrite/acceptance` and the like, and `rewrite/<source>/...` where MLflow takes its name."""
+    found = {
+        "rewrite/num_captions": counts["num_pairs"],
+        "rewrite/num_without_rewrite": counts["num_without_rewrite"],
+    }
+    for group, facts in figures.items():
+        if group != ALL and not METRIC_NAME.fullmatch(group):
+            continue
+        place = "rewrite" if group == ALL else f"rewrite/{group}"
+        found |= {f"{place}/{k}": v for k, v in facts.items() if isinstance(v, (int, float))}
+    return found
 
 
 def _write(params: Params, source: Pairs, todo: list[int], writer: artifact.Writer) -> None:

@@ -7,6 +7,12 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Writer
 
 
+@pytest.fixture(autouse=True)
+def _in_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow keeps files below the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def make_pairs(tmp_path: Path) -> Callable[[dict[str, str]], Path]:
     """Writes a `pairs` artifact of `{key: caption}`, two pairs to a shard."""

@@ -6,7 +6,8 @@ from clipflow.rewrite import checks, thesaurus
 from clipflow.rewrite.desk import seed_of
 from clipflow.rewrite.generators import Proposal, Task
 from clipflow.rewrite.generators.grammar import Grammar
-from clipflow.rewrite.stage import judge
+from clipflow.rewrite.judge import Judge
+from clipflow.rewrite.params import Params
 
 OFF = {"synonym": 0.0, "relation": 0.0, "count": 0.0, "order": 0.0, "frame": 0.0}
 
@@ -25,11 +26,13 @@ def propose(generator: Grammar, caption: str, n: int = 4, seed: int = 0) -> list
 
 def test_four_of_four_are_accepted_for_most_captions(captions: list[str]) -> None:
     tasks = [Task(caption, 0, 4, seed_of(0, caption)) for caption in captions]
-    accepted = [
-        sum(
-            c["outcome"] == checks.ACCEPTED
-            for c in judge(answer.task.caption, answer.proposals, 60)
+    judge = Judge(
+        Params(
+            generator=ALL, num_rewrites=4, seed=0, max_words=60, lost_facts="flag", agreement=None
         )
+    )
+    accepted = [
+        sum(c["outcome"] == checks.ACCEPTED for c in judge(answer.task.caption, answer.proposals))
         for (answer,) in ALL.propose(tasks)
     ]
     assert sum(accepted) >= 0.95 * 4 * len(captions)

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 import pytest
 
+from clipflow import track
 from clipflow.artifacts import manifest
 from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs
-from clipflow.errors import ArtifactError, GeneratorError
+from clipflow.errors import ArtifactError, GeneratorError, TrackingError
 from clipflow.rewrite import stage
 from clipflow.rewrite.desk import seed_of
 from clipflow.rewrite.generators import Answer, Generator, Proposal, Task
@@ -23,6 +24,7 @@ class Fake(Generator):
     """Proposes `<caption> <i>` and, as the last, the caption itself; stops where it is told to."""
 
     is_cheap: ClassVar[bool] = True
+    not_written: ClassVar[frozenset[str]] = frozenset({"stop_after", "error"})
     stop_after: int = 99
     error: bool = False
 
@@ -62,6 +64,8 @@ def test_every_pair_gets_its_accepted_rewrites(make_pairs: MakePairs, tmp_path: 
     assert facts["generator"]["name"] == "fake"
     assert [shard["num_pairs"] for shard in facts["shards"]] == [2, 1]
     assert facts["pairs"] == manifest.digest(pairs)
+    assert facts["quality"]["num_sampled"] == 3
+    assert facts["quality"]["figures"]["fake"]["rejected"] == {"copy": 3, "too long": 2}
 
 
 def test_two_runs_write_equal_bytes(make_pairs: MakePairs, tmp_path: Path) -> None:
@@ -141,3 +145,51 @@ def test_first_and_last_line_of_the_log(
     assert first.startswith("generator fake, 3 rewrites of each of 3 captions")
     assert "accepted 4 of 9 candidates (44.4%), rejected 3 copy, 2 too long" in last
     assert "1 of 3 captions fall back" in last
+
+
+def test_the_report_and_the_figures_are_in_mlflow(make_pairs: MakePairs, tmp_path: Path) -> None:
+    pairs, out = make_pairs(CAPTIONS), tmp_path / "rewrites"
+    stage.run(params(), pairs=pairs, rewrites=out)
+    client = track.client()
+    experiment = client.get_experiment_by_name("clipflow")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("rewrite-fake", "FINISHED")
+    assert run.data.metrics["rewrite/acceptance"] == pytest.approx(4 / 9, abs=1e-6)
+    assert run.data.metrics["rewrite/fake/copy_rate"] == pytest.approx(3 / 9, abs=1e-6)
+    assert run.data.metrics["rewrite/num_without_rewrite"] == 1
+    assert run.data.params["generator.name"] == "fake"
+    assert run.data.tags["pairs_digest"] == manifest.digest(pairs)
+    files = {file.path for file in client.list_artifacts(run.info.run_id, "rewrites")}
+    assert files == {"rewrites/report.html", "rewrites/manifest.json"}
+    assert run.info.run_id not in (out / "manifest.json").read_text()
+    assert {file.name for file in out.iterdir()} == {
+        "00000.parquet", "00001.parquet", "manifest.json", "report.html"
+    }  # fmt: skip
+
+
+def test_a_run_that_goes_on_is_one_run_of_mlflow(make_pairs: MakePairs, tmp_path: Path) -> None:
+    pairs, out = make_pairs(CAPTIONS), tmp_path / "rewrites"
+    with pytest.raises(GeneratorError):
+        stage.run(params(stop_after=2), pairs=pairs, rewrites=out)
+    stage.run(params(), pairs=pairs, rewrites=out)
+    experiment = track.client().get_experiment_by_name("clipflow")
+    (run,) = track.client().search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+
+
+def test_nothing_is_written_while_mlflow_is_down(
+    make_pairs: MakePairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match="no answer"):
+        stage.run(params(), pairs=make_pairs(CAPTIONS), rewrites=tmp_path / "rewrites")
+    assert not list(tmp_path.glob("rewrites*"))
+
+
+def test_what_measures_agreement_must_load_before_anything_is_written(
+    make_pairs: MakePairs, tmp_path: Path
+) -> None:
+    wanted = params().model_copy(update={"agreement": str(tmp_path / "nowhere")})
+    with pytest.raises(GeneratorError, match=r"rewrite\.agreement: can't load"):
+        stage.run(wanted, pairs=make_pairs(CAPTIONS), rewrites=tmp_path / "rewrites")
+    assert not list(tmp_path.glob("rewrites*"))
