@@ -24,6 +24,7 @@ from pathlib import Path
 import harness
 
 from clipflow import params as params_file
+from clipflow import track
 from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Writer
 from clipflow.rewrite import stage
@@ -46,7 +47,10 @@ def main() -> None:
     rates: list[float] = []
     milliseconds: list[float] = []
     with serving() as url, tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "key"}
+        os.environ |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "key",
+                       "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}  # fmt: skip
+        os.chdir(folder)
+        track.connect()  # makes the database, once
         pairs = make_pairs(Path(folder) / "pairs", args.captions)
         for run in range(args.runs):
             os.environ["CLIPFLOW_CACHE"] = f"{folder}/cache-{run}"

@@ -171,7 +171,7 @@ def folder() -> Path:
     return path
 
 
-COMMON = {"seed": 0, "max_words": 60}
+COMMON = {"seed": 0, "max_words": 60, "lost_facts": "flag", "agreement": None}
 SIDES = {"ours": ours, "peer": peer}
 
 if __name__ == "__main__":

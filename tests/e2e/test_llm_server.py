@@ -84,6 +84,7 @@ def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -
 @pytest.fixture
 def rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, folder: Path) -> Any:
     """Runs the stage on CAPTIONS and returns the rows."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with manifest.complete_or_absent(tmp_path / "pairs") as partial:
@@ -101,7 +102,12 @@ def rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, folder: P
             "dollars_per_million_written": 0.0,
         }  # fmt: skip
         params = Params(
-            generator=Server(**{**fields, **changed}), num_rewrites=2, seed=0, max_words=60
+            generator=Server(**{**fields, **changed}),
+            num_rewrites=2,
+            seed=0,
+            max_words=60,
+            lost_facts="flag",
+            agreement=None,
         )
         stage.run(params, pairs=tmp_path / "pairs", rewrites=tmp_path / name)
         return {row["key"]: row["provenance"] for row in artifact.read(tmp_path / name).to_pylist()}

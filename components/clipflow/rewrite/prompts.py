@@ -27,6 +27,16 @@ SOURCES = ("chatgpt", "bard", "coco", "human")
 NUM_EXAMPLES = 3
 INSTRUCTION = "rewrite image captions differently,"
 ARROW = "=>"
+CHAT_INSTRUCTION = (
+    "You rewrite image captions. Say the caption that you are given in other words. Keep every fact, number"
+    " and name; add nothing. Answer with the new caption alone, on one line."
+)
+"""What models that take instructions are told before the examples."""
+IMAGE_INSTRUCTION = (
+    "Describe this image in one sentence, as a caption would. Say only what can be seen. Answer with the"
+    " caption alone, on one line."
+)
+"""What models that see are told."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,7 @@ def meta_pairs(source: str) -> tuple[tuple[str, ...], ...]:
 
 def texts() -> Iterator[str]:
     """Every text that prompts show, but captions; a model that gives one back has rewritten nothing."""
-    yield INSTRUCTION
+    yield from (INSTRUCTION, CHAT_INSTRUCTION, IMAGE_INSTRUCTION)
     for source in SOURCES:
         for row in meta_pairs(source):
             yield from row

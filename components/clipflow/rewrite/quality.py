@@ -158,15 +158,24 @@ def _bleu(
     num_orders = min(MAX_ORDER, length)
     for order in range(num_orders):
         of_order, extra = counts[order], int(order > 0)
-        matched = extra + sum(
-            min(count, max(of_order[n][gram] for n in others))
-            for gram, count in of_order[i].items()
-        )
+        matched = extra + _matched(of_order[i], [of_order[n] for n in others])
         if not matched:
             return 0.0
         log_precision += math.log(matched / (length - order + extra)) / num_orders
     closest = min((len(texts[n]) for n in others), key=lambda other: (abs(other - length), other))
     return math.exp(log_precision + min(0.0, 1 - closest / length)) if length else 0.0
+
+
+def _matched(grams: Counter[Any], others: Sequence[Counter[Any]]) -> int:
+    """How many of `grams` are matched, each as often as in the one of `others` that has most of it."""
+    num = 0
+    for gram, count in grams.items():
+        most = 0
+        for other in others:
+            if gram in other and other[gram] > most:
+                most = other[gram]
+        num += min(count, most)
+    return num
 
 
 def _add(

@@ -61,7 +61,14 @@ def _nothing_asked() -> None:
 
 def params(seed: int = 0, **fields: int | str | bool) -> Params:
     generator = Counting(name="counting", **fields)
-    return Params(generator=generator, num_rewrites=2, seed=seed, max_words=9)
+    return Params(
+        generator=generator,
+        num_rewrites=2,
+        seed=seed,
+        max_words=9,
+        lost_facts="flag",
+        agreement=None,
+    )
 
 
 def rows(folder: Path) -> dict[str, list[str]]:
@@ -236,7 +243,14 @@ def test_images_are_tasks_of_their_own(make_pairs: MakePairs, tmp_path: Path) ->
             self.images.append(task.image)
             return super()._answer(task)
 
-    seeing = Params(generator=Seeing(name="seeing"), num_rewrites=1, seed=0, max_words=9)
+    seeing = Params(
+        generator=Seeing(name="seeing"),
+        num_rewrites=1,
+        seed=0,
+        max_words=9,
+        lost_facts="flag",
+        agreement=None,
+    )
     stage.run(seeing, pairs=make_pairs({"a": "same", "b": "same"}), rewrites=tmp_path / "r")
     assert Seeing.images == [b"not decoded here"]  # both pairs' image is the same
     assert len(rows(tmp_path / "r")) == 2

@@ -18,7 +18,7 @@ from clipflow.errors import GeneratorError
 from clipflow.rewrite import client, endpoint, prompts, stage
 from clipflow.rewrite.client import retry_after_s
 from clipflow.rewrite.generators import Answer, Task, Usage
-from clipflow.rewrite.generators.server import INSTRUCTION, Server
+from clipflow.rewrite.generators.server import Server
 from clipflow.rewrite.generators.server_captioner import ServerCaptioner
 from clipflow.rewrite.params import Params
 from fakes.llm_server import Faults, LlmServer, Reply, content_text, serving
@@ -44,7 +44,14 @@ def captioner(**changed: Any) -> ServerCaptioner:
 
 def params(num_rewrites: int = 2, **changed: Any) -> Params:
     generator = server_generator(**changed)
-    return Params(generator=generator, num_rewrites=num_rewrites, seed=0, max_words=60)
+    return Params(
+        generator=generator,
+        num_rewrites=num_rewrites,
+        seed=0,
+        max_words=60,
+        lost_facts="flag",
+        agreement=None,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +107,7 @@ def test_chat_has_the_examples_as_turns(llm: LlmServer) -> None:
     answer = answers(server_generator(api="chat"), TASKS[:1])["caption 0"]
     assert text(answer) == "A dog, again"
     messages = llm.requests[1].body["messages"]
-    assert messages[0] == {"role": "system", "content": INSTRUCTION}
+    assert messages[0] == {"role": "system", "content": prompts.CHAT_INSTRUCTION}
     assert [m["role"] for m in messages[1:]] == ["user", "assistant"] * 3 + ["user"]
     examples = prompts.draw("caption 0", 0, 0).examples
     assert [m["content"] for m in messages[1:-1]] == [side for pair in examples for side in pair]

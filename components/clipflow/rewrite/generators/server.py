@@ -10,11 +10,6 @@ from clipflow.rewrite import prompts
 from clipflow.rewrite.endpoint import CHAT, COMPLETIONS, Endpoint, Question
 from clipflow.rewrite.generators import Task
 
-INSTRUCTION = (
-    "You rewrite image captions. Say the caption that you are given in other words. Keep every fact, number"
-    " and name; add nothing. Answer with the new caption alone, on one line."
-)
-
 
 class Server(Endpoint):
     """Rewrites by in-context learning, or by instruction. Source: LaCLIP, section 3.1."""
@@ -30,7 +25,7 @@ class Server(Endpoint):
         if self.api == "completions":
             body = {"prompt": prompt.text, "stop": "\n"}
             return Question(COMPLETIONS, body, len(prompt.text), prompt.provenance)
-        messages = [{"role": "system", "content": INSTRUCTION}]
+        messages = [{"role": "system", "content": prompts.CHAT_INSTRUCTION}]
         for caption, rewrite in prompt.examples:
             messages.append({"role": "user", "content": caption})
             messages.append({"role": "assistant", "content": rewrite})

@@ -10,11 +10,8 @@ from PIL import Image
 
 from clipflow.rewrite.endpoint import CHAT, Endpoint, Question
 from clipflow.rewrite.generators import Task
+from clipflow.rewrite.prompts import IMAGE_INSTRUCTION
 
-INSTRUCTION = (
-    "Describe this image in one sentence, as a caption would. Say only what can be seen. Answer with the"
-    " caption alone, on one line."
-)
 IMAGE_TOKENS = 1000
 """What an image is taken to cost where the server doesn't say."""
 
@@ -29,11 +26,11 @@ class ServerCaptioner(Endpoint):
         assert task.image is not None
         url = "data:image/jpeg;base64," + base64.b64encode(task.image).decode()
         content = [
-            {"type": "text", "text": INSTRUCTION},
+            {"type": "text", "text": IMAGE_INSTRUCTION},
             {"type": "image_url", "image_url": {"url": url}},
         ]
         body = {"messages": [{"role": "user", "content": content}]}
-        return Question(CHAT, body, len(INSTRUCTION) + 4 * IMAGE_TOKENS, "caption")
+        return Question(CHAT, body, len(IMAGE_INSTRUCTION) + 4 * IMAGE_TOKENS, "caption")
 
     def trial(self) -> Task:
         """A grey image."""
