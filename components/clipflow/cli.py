@@ -175,10 +175,8 @@ app.add_typer(rewrites_app, name="rewrites")
 @rewrites_app.command(name="merge")
 def merge_rewrites(
     parts: Annotated[list[Path], typer.Argument(help="What 'rewrite --shard-range' wrote.")],
+    pairs: Pairs = ROOT / "pairs",
     rewrites: Rewrites = ROOT / "rewrites",
-    pairs: Annotated[
-        Path | None, typer.Option(help="Check that every shard of these pairs is there.")
-    ] = None,
 ) -> None:
     """Join parts to the artifact that one run over all shards would have written.
 
@@ -187,7 +185,7 @@ def merge_rewrites(
     from clipflow.rewrite import merge
 
     log.setup("rewrites")
-    merge.run(parts, rewrites=rewrites, pairs=pairs)
+    merge.run(parts, pairs=pairs, rewrites=rewrites)
 
 
 @rewrites_app.command(name="import")

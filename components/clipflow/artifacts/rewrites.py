@@ -33,7 +33,7 @@ FLAG = "flag: "
 FACTS = b"clipflow"
 """Where a shard's file keeps its counts."""
 OF_SHARDS = frozenset(
-    {"num_pairs", "num_without_rewrite", "outcomes", "outcomes_by_source", "shards"}
+    {"num_pairs", "num_without_rewrite", "outcomes", "outcomes_by_source", "quality", "shards"}
 )
 """What a manifest says of the shards that there are; its other facts say how they were made."""
 

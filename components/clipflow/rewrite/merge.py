@@ -13,7 +13,7 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError
-from clipflow.rewrite import stage
+from clipflow.rewrite import agreement, report, stage
 
 logger = logging.getLogger(__name__)
 
@@ -28,26 +28,25 @@ class _Shard(NamedTuple):
         return self.part / str(self.facts["url"])
 
 
-def run(parts: Sequence[Path], *, rewrites: Path, pairs: Path | None = None) -> None:
-    """Join `parts` to a `rewrites` artifact that equals, byte for byte, that of one run over their shards.
+def run(parts: Sequence[Path], *, pairs: Path, rewrites: Path) -> None:
+    """Join `parts` to a `rewrites` artifact that equals, byte for byte, that of one run over all shards.
 
-    Raises ArtifactError if they were made in different ways or of different pairs, if two have the same
-    shard, if one is damaged and, where `pairs` are given, if a shard of them is in no part.
+    Raises ArtifactError if they were made in different ways or of other pairs, if two have the same
+    shard, if one is damaged, or if a shard of `pairs` is in no part.
     """
+    source = Pairs(pairs)
     manifests = [manifest.read(part, artifact.SCHEMA) for part in parts]
     made_with = _made_with(parts, manifests)
     shards = _shards(parts, manifests)
-    if pairs is not None:
-        _check_complete(shards, made_with, pairs)
+    _check_complete(shards, made_with, source)
+    by = made_with["params"]["agreement"]
     with manifest.complete_or_absent(rewrites) as folder:
         writer = artifact.Writer(folder)
         for shard in log.progress(shards, total=len(shards), what="merging", unit="shard"):
             _check_whole(shard)
             writer.adopt(shard.path)
-        writer.close(**made_with)
+        report.finish(writer, source, agreement.load(by) if by else None, **made_with)
     logger.info("merged %d parts: %s", len(parts), stage.summary(rewrites))
-    if pairs is None:
-        logger.info("pass --pairs to be told of shards that no part has")
 
 
 def _made_with(parts: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -95,9 +94,8 @@ def _shards(parts: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> li
     return list(shards.values())
 
 
-def _check_complete(shards: Sequence[_Shard], made_with: Mapping[str, Any], pairs: Path) -> None:
-    source = Pairs(pairs)
-    expected = manifest.digest(pairs)
+def _check_complete(shards: Sequence[_Shard], made_with: Mapping[str, Any], source: Pairs) -> None:
+    pairs, expected = source.folder, manifest.digest(source.folder)
     if made_with.get("pairs") != expected:
         raise ArtifactError(
             f"{shards[0].part}: made of other pairs ({made_with.get('pairs')}) than {pairs} ({expected});"

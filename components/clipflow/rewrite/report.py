@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from clipflow import page
+from clipflow.artifacts import manifest
+from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs
 from clipflow.artifacts.rewrites import ACCEPTED, Candidate
 from clipflow.page.svg import histogram
@@ -38,6 +40,24 @@ class Sample(NamedTuple):
     key: str
     caption: str
     candidates: list[Candidate]
+
+
+def finish(
+    writer: artifact.Writer, pairs: Pairs, embed: agreement.Embed | None, **facts: Any
+) -> dict[str, Any]:
+    """Write report.html and the manifest over all shards that there are; return the manifest's facts.
+
+    `facts` say how the shards were made, at least by which `generator` and `params`.
+    """
+    counts = writer.counts()
+    quality = write(
+        writer.folder, pairs, counts, generator=facts["generator"]["name"],
+        num_rewrites=facts["params"]["num_rewrites"], agreement_by=facts["params"]["agreement"],
+        embed=embed,
+    )  # fmt: skip
+    facts |= {**counts, "quality": quality, "pairs": manifest.digest(pairs.folder)}
+    writer.close(**facts)
+    return facts
 
 
 def write(

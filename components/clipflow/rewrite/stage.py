@@ -58,21 +58,12 @@ def run(params: Params, *, pairs: Path, rewrites: Path, shard_range: str | None 
             len(shards), len(shards) - len(todo), pairs,
         )  # fmt: skip
         _write(params, source, todo, writer)
-        counts = writer.counts()
-        quality = report.write(
-            folder, source, counts, generator=params.generator.name,
-            num_rewrites=params.num_rewrites, agreement_by=params.agreement, embed=embed,
+        generator = params.generator
+        facts = report.finish(
+            writer, source, embed, params=made_with["params"],
+            generator=generator.model_dump(mode="json", exclude=set(generator.not_written)),
         )  # fmt: skip
-        writer.close(
-            **counts,
-            generator=params.generator.model_dump(
-                mode="json", exclude=set(params.generator.not_written)
-            ),
-            params=made_with["params"],
-            pairs=manifest.digest(pairs),
-            quality=quality,
-        )
-        run.log(_metrics(quality["figures"], counts), step=0)
+        run.log(_metrics(facts), step=0)
         for file in (report.FILE, manifest.MANIFEST):
             run.log_artifacts(folder / file, "rewrites")
     logger.info("%s", summary(rewrites))
@@ -114,17 +105,17 @@ def _tracked(params: Params, pairs: Path, folder: Path) -> Iterator[track.Run]:
     note.unlink()
 
 
-def _metrics(figures: dict[str, dict[str, Any]], counts: dict[str, Any]) -> dict[str, float]:
+def _metrics(facts: dict[str, Any]) -> dict[str, float]:
     """`rewrite/acceptance` and the like, and `rewrite/<source>/...` where MLflow takes its name."""
     found = {
-        "rewrite/num_captions": counts["num_pairs"],
-        "rewrite/num_without_rewrite": counts["num_without_rewrite"],
+        "rewrite/num_captions": facts["num_pairs"],
+        "rewrite/num_without_rewrite": facts["num_without_rewrite"],
     }
-    for group, facts in figures.items():
+    for group, figures in facts["quality"]["figures"].items():
         if group != ALL and not METRIC_NAME.fullmatch(group):
             continue
         place = "rewrite" if group == ALL else f"rewrite/{group}"
-        found |= {f"{place}/{k}": v for k, v in facts.items() if isinstance(v, (int, float))}
+        found |= {f"{place}/{k}": v for k, v in figures.items() if isinstance(v, (int, float))}
     return found
 
 

@@ -150,6 +150,7 @@ def test_opus_mts_own_tokenizers(tmp_path: Path) -> None:
     shutil.copy(folder / "source.spm", folder / "target.spm")
     pieces = (folder / "source.vocab").read_text().splitlines()
     words = ["<pad>", "</s>", "<unk>", *(line.split("\t")[0] for line in pieces[3:])]
+    words += [f"word{n}" for n in range(120)]  # as many as the model can write
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "tokenizer_config.json").write_text(
         '{"tokenizer_class": "MarianTokenizer", "source_lang": "en", "target_lang": "es"}'

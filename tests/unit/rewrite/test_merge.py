@@ -49,18 +49,11 @@ def test_parts_become_what_one_run_would_have_written(
     whole = write("whole")
     parts = [write("b", "3:5"), write("a", "0:1"), write("c", "1:3")]
     out = tmp_path / "out"
-    merge.run(parts, rewrites=out, pairs=tmp_path / "pairs")
+    merge.run(parts, pairs=tmp_path / "pairs", rewrites=out)
     assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
     for file in whole.iterdir():
         assert file.read_bytes() == (out / file.name).read_bytes(), file.name
     assert len(list(artifact.by_shard(out, Pairs(tmp_path / "pairs")))) == 5
-
-
-def test_merged_parts_merge_again_in_place(write: Callable[..., Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    merge.run([write("a", "0/2"), write("b", "2:4")], rewrites=out)
-    merge.run([out, write("c", "4:5")], rewrites=out)
-    assert manifest.digest(out) == manifest.digest(write("whole"))
 
 
 def test_shards_are_copied_where_they_cannot_be_linked(
@@ -70,7 +63,9 @@ def test_shards_are_copied_where_they_cannot_be_linked(
         raise OSError("cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    merge.run([write("a", "0/2"), write("b", "1/2")], rewrites=tmp_path / "out")
+    merge.run(
+        [write("a", "0/2"), write("b", "1/2")], pairs=tmp_path / "pairs", rewrites=tmp_path / "out"
+    )
     assert manifest.digest(tmp_path / "out") == manifest.digest(write("whole"))
 
 
@@ -88,7 +83,7 @@ def test_refuses_parts_that_do_not_belong_together(
 ) -> None:
     a, b = write("a", "0:2"), write("b", **{"shard_range": "2:5", **other})
     with pytest.raises(ArtifactError, match=message):
-        merge.run([a, b], rewrites=tmp_path / "out")
+        merge.run([a, b], pairs=tmp_path / "pairs", rewrites=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -99,15 +94,15 @@ def test_refuses_parts_of_other_pairs(
     shutil.rmtree(tmp_path / "pairs")
     make_pairs({**CAPTIONS, "k0": "another"})
     with pytest.raises(ArtifactError, match=r"a: made of other pairs .* pass the pairs that"):
-        merge.run([a, b], rewrites=tmp_path / "out", pairs=tmp_path / "pairs")
-    with pytest.raises(ArtifactError, match="made with pairs"):
-        merge.run([a, write("c", "2:5")], rewrites=tmp_path / "out")
+        merge.run([a, b], pairs=tmp_path / "pairs", rewrites=tmp_path / "out")
+    with pytest.raises(ArtifactError, match="c: made with pairs"):
+        merge.run([a, write("c", "2:5")], pairs=tmp_path / "pairs", rewrites=tmp_path / "out")
 
 
 def test_says_which_shards_are_missing(write: Callable[..., Path], tmp_path: Path) -> None:
     parts = [write("a", "1:2"), write("b", "3:4")]
     with pytest.raises(ArtifactError, match=r"5 shards, the parts have 2 .* being 0:1, 2:3, 4:5$"):
-        merge.run(parts, rewrites=tmp_path / "out", pairs=tmp_path / "pairs")
+        merge.run(parts, pairs=tmp_path / "pairs", rewrites=tmp_path / "out")
 
 
 @pytest.mark.parametrize("damage", ["cut", "lost"])
@@ -119,5 +114,5 @@ def test_refuses_a_damaged_part(write: Callable[..., Path], tmp_path: Path, dama
     else:
         shard.unlink()
     with pytest.raises(ArtifactError, match=r"b/00003.parquet: expected SHA-256"):
-        merge.run([a, b], rewrites=tmp_path / "out")
+        merge.run([a, b], pairs=tmp_path / "pairs", rewrites=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -13,12 +13,13 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs, key_of
 from clipflow.errors import ArtifactError
-from clipflow.rewrite import stage
+from clipflow.rewrite import agreement, report, stage
 from clipflow.rewrite.exchange import key_of_path, plain_spaces
 from clipflow.rewrite.exchange.alignment import first_break
 from clipflow.rewrite.exchange.files import Counted, Files
 from clipflow.rewrite.exchange.table import Row, Table
 from clipflow.rewrite.generators import Proposal
+from clipflow.rewrite.judge import Judge
 from clipflow.rewrite.params import Params
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,10 @@ def run(
         table.close()
         if not counts["joined"]:
             raise ArtifactError(_nothing_joined(source, files, by, counts))
-        writer.close(
+        report.finish(
+            writer,
+            source,
+            agreement.load(params.agreement) if params.agreement else None,
             generator={
                 "name": "import",
                 "by": by,
@@ -60,8 +64,8 @@ def run(
                 "texts": {name: manifest.file_digest(path) for name, path in files.texts.items()},
             },
             # What generators go by says nothing of these.
-            params=params.model_dump(mode="json", exclude={"generator", "num_rewrites", "seed"}),
-            pairs=manifest.digest(pairs),
+            params=params.model_dump(mode="json", exclude={"generator", "seed"})
+            | {"num_rewrites": len(files.texts)},
             num_rows=num_rows,
             num_rows_without_pair=counts["rows without pair"],
             num_pairs_without_row=counts["pairs without row"],
@@ -112,6 +116,7 @@ def _join(
 ) -> Counter[str]:
     """Write every shard; count what has found no partner."""
     counts: Counter[str] = Counter()
+    judge = Judge(params)
     shards = log.progress(source.by_shard(), total=len(source.shards), what="joining", unit="shard")
     for shard, keys, captions in shards:
         names = keys if by == "path" else [_name(by, "", caption) for caption in captions]
@@ -124,7 +129,7 @@ def _join(
             else:
                 counts["joined"] += 1
             proposals = list(_proposals(files, texts or []))
-            rows[key] = stage.judge(caption, proposals, params.max_words)
+            rows[key] = judge(caption, proposals)
         writer.add_shard(shard, rows)
     counts["rows without pair"] = table.num_unasked()
     return counts
