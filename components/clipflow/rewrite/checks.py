@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -169,8 +170,18 @@ def is_repetitive(words: Sequence[str]) -> bool:
     """True if up to three words are said three times in a row, or more than three twice."""
     if len(set(words)) == len(words):
         return False
-    for length in range(1, len(words) // 2 + 1):
+    places: dict[str, list[int]] = {}
+    num_matches: Counter[int] = Counter()
+    for place, word in enumerate(words):
+        earlier = places.setdefault(word, [])
+        for other in earlier:
+            num_matches[place - other] += 1
+        earlier.append(place)
+    # A phrase said again is as many matches in a row at the distance of its length.
+    for length, num in num_matches.items():
         needed = length * (2 if length <= 3 else 1)
+        if num < needed:
+            continue
         run = 0
         for word, later in zip(words, words[length:], strict=False):
             run = run + 1 if word == later else 0

@@ -1,3 +1,6 @@
+import random
+import re
+
 import pytest
 
 from clipflow.rewrite import checks, prompts
@@ -150,6 +153,15 @@ def test_a_long_piece_of_an_example_is_an_echo() -> None:
 )
 def test_other_languages(candidate: str, caption: str, expected: str) -> None:
     assert outcome(candidate, caption) == expected
+
+
+def test_repetition_is_what_its_pattern_says() -> None:
+    said_again = re.compile(r"\b(\w+(?: \w+){0,2}) \1 \1\b|\b(\w+(?: \w+){3,}) \2\b")
+    rng = random.Random(0)
+    for _ in range(3000):
+        words = rng.choices("abc", k=rng.randint(0, 14))
+        expected = said_again.search(" ".join(words)) is not None
+        assert checks.is_repetitive(words) is expected, words
 
 
 def test_plain_keeps_words_of_any_language() -> None:
