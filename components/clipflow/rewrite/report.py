@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 def finish(
-    writer: artifact.Writer, pairs: Pairs, embed: agreement.Embed | None, **facts: Any
+    writer: artifact.Writer, source: Pairs, embed: agreement.Embed | None, **facts: Any
 ) -> dict[str, Any]:
     """Write report.html and the manifest over all shards that there are; return the manifest's facts.
 
@@ -51,11 +51,11 @@ def finish(
     """
     counts = writer.counts()
     quality = write(
-        writer.folder, pairs, counts, generator=facts["generator"]["name"],
+        writer.folder, source, counts, generator=facts["generator"]["name"],
         num_rewrites=facts["params"]["num_rewrites"], agreement_by=facts["params"]["agreement"],
         embed=embed,
     )  # fmt: skip
-    facts |= {**counts, "quality": quality, "pairs": manifest.digest(pairs.folder)}
+    facts |= {**counts, "quality": quality, "pairs": manifest.digest(source.folder)}
     writer.close(**facts)
     return facts
 

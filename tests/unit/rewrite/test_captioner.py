@@ -101,7 +101,14 @@ def by_seed(answers: Iterable[list[Answer]]) -> dict[int, Answer]:
 def test_captions_through_the_stage(folder: Path, tmp_path: Path) -> None:
     """Real JPEGs of a pairs artifact; two with one caption and different images are two tasks."""
     pairs = make_pairs(tmp_path / "pairs", {f"k{i}": "a dog" for i in range(5)}, 2)
-    params = Params(generator=captioner(folder), num_rewrites=3, seed=0, max_words=30)
+    params = Params(
+        generator=captioner(folder),
+        num_rewrites=3,
+        seed=0,
+        max_words=30,
+        lost_facts="keep",
+        agreement=None,
+    )
     stage.run(params, pairs=pairs, rewrites=tmp_path / "rewrites")
     rows = artifact.read(tmp_path / "rewrites").to_pylist()
     assert [row["key"] for row in rows] == [f"k{i}" for i in range(5)]
@@ -119,7 +126,14 @@ def test_a_damaged_image_is_told(folder: Path, tmp_path: Path) -> None:
         writer.add("truncated", IMAGES[1][:300], "a dog", {})
         writer.add("other", b"no image", "a dog", {})
         writer.close()
-    params = Params(generator=captioner(folder), num_rewrites=2, seed=0, max_words=30)
+    params = Params(
+        generator=captioner(folder),
+        num_rewrites=2,
+        seed=0,
+        max_words=30,
+        lost_facts="keep",
+        agreement=None,
+    )
     stage.run(params, pairs=tmp_path / "pairs", rewrites=tmp_path / "rewrites")
     shards = artifact.read(tmp_path / "rewrites").to_pylist()
     outcomes = {row["key"]: {c["outcome"] for c in row["provenance"]} for row in shards}
