@@ -51,9 +51,9 @@ class Instant(Generator):
             answers = []
             for task in batch:
                 prompt = prompts.draw(task.caption, task.first, task.seed, self.few_shot_blocks)
-                completion = complete(prompt.text)
-                proposal = Proposal(prompts.parse(completion), prompt.provenance)
-                answers.append(Answer(task, [proposal], Usage(len(prompt.text) // 4, 12)))
+                text = prompt.text
+                proposal = Proposal(prompts.parse(complete(text)), prompt.provenance)
+                answers.append(Answer(task, [proposal], Usage(len(text) // 4, 12)))
             yield answers
 
 

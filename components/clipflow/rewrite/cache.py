@@ -24,7 +24,8 @@ BUSY_S = 60
 """How long to wait for another process that is writing."""
 LOOK_UP_AT_ONCE = 500
 TABLES = """
-CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, proposals TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answers
+  (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, proposals TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS usage
   (identity TEXT PRIMARY KEY, num INTEGER NOT NULL, read INTEGER NOT NULL, written INTEGER NOT NULL);
 """
@@ -36,8 +37,8 @@ class Cache:
     def __init__(self, generator: Generator) -> None:
         """Raises GeneratorError if the file can't be used."""
         self.is_used = not generator.is_cheap
-        self._identity = generator.identity().encode()
-        self._name = hashlib.sha256(self._identity).hexdigest()[:16]
+        self._of_identity = hashlib.sha256(generator.identity().encode() + b"\0")
+        self._name = self._of_identity.hexdigest()[:16]
         folder = Path(os.environ.get("CLIPFLOW_CACHE", "artifacts/cache"))
         self.file = folder / FILE
         if not self.is_used:
@@ -48,6 +49,9 @@ class Cache:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.execute("PRAGMA cache_size = -65536")  # KiB
+            self._database.execute(
+                "PRAGMA wal_autocheckpoint = 10000"
+            )  # pages: fewer, larger writes
             self._database.executescript(TABLES)
 
     def key(self, task: Task) -> bytes:
@@ -55,8 +59,9 @@ class Cache:
         subject = task.caption.encode(errors="surrogatepass")
         if task.image is not None:
             subject += b"\0" + hashlib.sha256(task.image).digest()
-        numbers = b"%d %d %d\0" % (task.seed, task.first, task.num)
-        return hashlib.sha256(self._identity + b"\0" + numbers + subject).digest()[:16]
+        hashed = self._of_identity.copy()
+        hashed.update(b"%d %d %d\0" % (task.seed, task.first, task.num) + subject)
+        return hashed.digest()[:16]
 
     def look_up(self, keys: Sequence[bytes]) -> dict[bytes, list[Proposal]]:
         """What was written for those of the keys that were answered before."""
@@ -82,7 +87,11 @@ class Cache:
         usage = sum((answer.usage for _, answer in answers), Usage())
         with self._mending():
             self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+            self._database.executemany(
+                "INSERT INTO answers (key, proposals) VALUES (?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET proposals = excluded.proposals",
+                rows,
+            )
             self._database.execute(
                 "INSERT INTO usage VALUES (?, ?, ?, ?) ON CONFLICT (identity) DO UPDATE SET"
                 " num = num + excluded.num, read = read + excluded.read,"

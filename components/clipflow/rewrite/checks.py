@@ -168,8 +168,11 @@ def is_prompt(candidate: str, same: str, original: Original) -> bool:
 
 def is_repetitive(words: Sequence[str]) -> bool:
     """True if up to three words are said three times in a row, or more than three twice."""
-    if len(set(words)) == len(words):
-        return False
+    num_repeated = len(words) - len(set(words))
+    if num_repeated < 4:  # as in most texts: at best one word three times in a row
+        return num_repeated > 1 and any(
+            a == b == c for a, b, c in zip(words, words[1:], words[2:], strict=False)
+        )
     places: dict[str, list[int]] = {}
     num_matches: Counter[int] = Counter()
     for place, word in enumerate(words):

@@ -47,16 +47,19 @@ class Desk:
         self.judge, self.write = judge, write
         self._num_answers, self.usage = cache.usage()
         """Answers and tokens of this generator, in all runs."""
-        self.num_remembered = self.num_unanswered = self.num_asked = 0
+        self.num_remembered = self.num_asked = 0
         self.over_budget: str | None = None
         """What is used up, once the budget is."""
         self._waiting: dict[bytes, list[_Shard]] = {}
+        self._keys: dict[Task, bytes] = {}
+        """Of the tasks that were handed out and not yet answered."""
 
     def tasks(self, shards: Sequence[int], done: Callable[[int], object]) -> Iterator[Task]:
         """What is to be written for these shards; ends early if the generator's budget is used up.
 
         `done(n)` hears of rewrites that are there already.
         """
+        has_budget = self.params.generator.has_budget
         for number in shards:
             shard, tasks = self._opened(number)
             found = self.cache.look_up(list(tasks))
@@ -71,30 +74,35 @@ class Desk:
                 waiting = self._waiting.setdefault(key, [])
                 waiting.append(shard)
                 if len(waiting) == 1:
-                    new.append(task)
+                    new.append((key, task))
             if not shard.num_missing:
                 self._close(shard)
-            for task in new:
-                self.over_budget = self.params.generator.spent(self._expected())
-                if self.over_budget:
-                    return
+            for key, task in new:
+                if has_budget:
+                    self.over_budget = self.params.generator.spent(self._expected())
+                    if self.over_budget:
+                        return
                 self.num_asked += 1
-                self.num_unanswered += 1
+                self._keys[task] = key
                 yield task
 
     def take(self, answers: Sequence[Answer]) -> None:
         """Remember answers, and write the shards that they complete."""
-        keyed = [(self.cache.key(answer.task), answer) for answer in answers]
+        keyed = [(self._keys.pop(answer.task), answer) for answer in answers]
         self.cache.store(keyed)
+        self.usage = sum((answer.usage for answer in answers), self.usage)
+        self._num_answers += len(answers)
         for key, answer in keyed:
-            self.usage += answer.usage
-            self._num_answers += 1
-            self.num_unanswered -= 1
             for shard in self._waiting.pop(key):
                 shard.answers[key] = answer.proposals
                 shard.num_missing -= 1
                 if not shard.num_missing:
                     self._close(shard)
+
+    @property
+    def num_unanswered(self) -> int:
+        """Tasks that were handed out and not yet answered."""
+        return len(self._keys)
 
     def _opened(self, number: int) -> tuple[_Shard, dict[bytes, Task]]:
         """A shard, and its different tasks by their keys."""

@@ -124,6 +124,11 @@ class Endpoint(Generator):
         if lost:
             yield lost
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether there is a limit of tokens or dollars."""
+        return self.max_tokens is not None or self.max_dollars is not None
+
     def spent(self, usage: Usage) -> str | None:
         """The budget, if this much is more."""
         num_tokens = usage.read + usage.written

@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from clipflow.errors import GeneratorError
@@ -54,8 +54,7 @@ class Prompt:
     @property
     def text(self) -> str:
         """What the model continues. It ends in the arrow, without a space after it."""
-        examples = (f"{source} {ARROW} {target}" for source, target in self.examples)
-        return "\n".join([INSTRUCTION, *examples, f"{self.caption} {ARROW}"])
+        return f"{_beginning(self.examples)}{self.caption} {ARROW}"
 
     @property
     def provenance(self) -> str:
@@ -115,6 +114,12 @@ def parse(completion: str) -> str:
 def one_line(caption: str) -> str:
     """The caption with single spaces, without newlines and arrows: either would end it early."""
     return " ".join(caption.replace(ARROW, " ").split())
+
+
+@lru_cache(maxsize=4096)
+def _beginning(examples: tuple[tuple[str, str], ...]) -> str:
+    lines = (f"{source} {ARROW} {target}\n" for source, target in examples)
+    return f"{INSTRUCTION}\n{''.join(lines)}"
 
 
 @cache

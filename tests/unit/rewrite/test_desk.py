@@ -49,6 +49,10 @@ class Counting(Generator):
         text = f"{task.caption} {self.word} {'abc'[task.first]}"
         return Answer(task, [Proposal(text, "fake")], Usage(10, 5))
 
+    @property
+    def has_budget(self) -> bool:
+        return True
+
     def spent(self, usage: Usage) -> str | None:
         total = usage.read + usage.written
         return f"{total} of {self.max_tokens} tokens" if total > self.max_tokens else None

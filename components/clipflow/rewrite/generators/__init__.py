@@ -84,8 +84,13 @@ class Generator(Choice):
         """Whatever determines what is written for a task, as text."""
         return f"{self.prompt_version} {self.model_dump_json(exclude=set(self.not_written))}"
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether `spent` can ever say something."""
+        return False
+
     def spent(self, usage: Usage) -> str | None:
-        """What has been used up, in words, if that reaches the generator's budget."""
+        """What has been used up, in words, if that is more than the generator's budget."""
         return None
 
 
