@@ -53,7 +53,29 @@ def rewrite(
     shard_range: ShardRange = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Rewrite every caption several times: write rewrites, joined to the pairs by key."""
+    """Rewrite every caption several times: write rewrites, joined to the pairs by key.
+
+    What writes them is `rewrite.generator` in the params file. Its settings
+    are below `generators:`; `clipflow params` says what each key means.
+
+    grammar           rules and a thesaurus, no model
+    eda               random edits, no model
+    hf                a language model in this process, by folder or name
+    vllm              the same in vLLM's engine
+    server            a model behind OPENAI_BASE_URL (key: OPENAI_API_KEY)
+    backtranslate     translation models, there and back
+    captioner         from the image, by a model in this process
+    server_captioner  from the image, by a chat model behind OPENAI_BASE_URL
+
+    Killed, interrupted or over its budget, the same command goes on. Shards
+    that are done stay; answers that came are kept in CLIPFLOW_CACHE (default:
+    artifacts/cache) and not asked for again. report.html beside the rewrites
+    shows how good they are.
+
+    On several machines, each with an output of its own, then together:
+    clipflow rewrite --shard-range 0/4 --rewrites parts/0
+    clipflow rewrites merge parts/0 parts/1 parts/2 parts/3
+    """
     _run("rewrite", params, pairs=pairs, rewrites=rewrites, shard_range=shard_range)
 
 
