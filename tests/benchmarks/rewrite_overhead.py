@@ -66,9 +66,9 @@ def complete(prompt: str) -> str:
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", type=int, default=50_000)
+    parser.add_argument("--captions", type=int, default=200_000)
     parser.add_argument("--memory-captions", type=int, default=1_000_000)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--side", choices=["ours", "peer"])
     parser.add_argument("--rewrites", type=int, default=1)
     args = parser.parse_args()

@@ -36,7 +36,7 @@ def save(folder: Path, num_positions: int = 2048) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=num_positions,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=num_positions,
         bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -94,11 +94,12 @@ def outcome(
     words = same.split()
     if not words:
         return "empty"
+    different = frozenset(words)
     if has_junk(candidate):
         return "control characters"
     if is_prompt(candidate, same, original):
         return "prompt"
-    if not REFUSING.isdisjoint(words) and REFUSAL.search(same):
+    if not REFUSING.isdisjoint(different) and REFUSAL.search(same):
         return "refusal"
     if is_address(candidate):
         return "URL"
@@ -106,7 +107,7 @@ def outcome(
         return "too short"
     if len(words) > max_words:
         return "too long"
-    if is_repetitive(words):
+    if len(words) - len(different) > 1 and is_repetitive(words):
         return "repeated tokens"
     if same == original.plain:
         return "copy"
@@ -114,7 +115,7 @@ def outcome(
         return "duplicate"
     if languages.changes_script(candidate, original.scripts):
         return "other language"
-    if original.is_english and languages.has_drifted(frozenset(words), original.words):
+    if original.is_english and languages.has_drifted(different, original.words):
         return "other language"
     return ACCEPTED
 
