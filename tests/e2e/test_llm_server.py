@@ -22,10 +22,10 @@ from clipflow.artifacts.pairs import Writer
 from clipflow.errors import GeneratorError
 from clipflow.rewrite import prompts, stage
 from clipflow.rewrite.desk import seed_of
-from clipflow.rewrite.endpoint import CHAT
 from clipflow.rewrite.generators import Task
 from clipflow.rewrite.generators.server import Server
 from clipflow.rewrite.params import Params
+from clipflow.rewrite.server.endpoint import CHAT
 from fakes import tiny_llama
 
 pytest.importorskip("openai", reason="transformers serve needs the openai package")

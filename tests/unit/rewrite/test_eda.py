@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from clipflow.rewrite import thesaurus
+from clipflow.rewrite.english import thesaurus
 from clipflow.rewrite.generators import Task, eda
 
 WORDS = ["qq", "big", "dog", "qq", "ww", "big"]  # two known words, `big` twice

@@ -2,8 +2,9 @@ import re
 
 import pytest
 
-from clipflow.rewrite import checks, thesaurus
+from clipflow.rewrite import checks
 from clipflow.rewrite.desk import seed_of
+from clipflow.rewrite.english import thesaurus
 from clipflow.rewrite.generators import Proposal, Task
 from clipflow.rewrite.generators.grammar import Grammar
 from clipflow.rewrite.judge import Judge

@@ -15,12 +15,13 @@ from pydantic import ValidationError
 
 from clipflow.artifacts import rewrites as artifact
 from clipflow.errors import GeneratorError
-from clipflow.rewrite import client, endpoint, prompts, stage
-from clipflow.rewrite.client import retry_after_s
+from clipflow.rewrite import prompts, stage
 from clipflow.rewrite.generators import Answer, Task, Usage
 from clipflow.rewrite.generators.server import Server
 from clipflow.rewrite.generators.server_captioner import ServerCaptioner
 from clipflow.rewrite.params import Params
+from clipflow.rewrite.server import client, endpoint
+from clipflow.rewrite.server.client import retry_after_s
 from fakes.llm_server import Faults, LlmServer, Reply, content_text, serving
 
 MakePairs = Callable[[dict[str, str]], Path]

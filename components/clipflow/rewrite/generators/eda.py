@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from clipflow.rewrite import english, thesaurus
+from clipflow.rewrite import english
+from clipflow.rewrite.english import thesaurus
 from clipflow.rewrite.generators import Answer, Generator, Proposal, Task
 
 Words = list[str]

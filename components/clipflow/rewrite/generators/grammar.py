@@ -13,8 +13,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from clipflow.rewrite import clauses, cleaning, english, frames, thesaurus
+from clipflow.rewrite import english
 from clipflow.rewrite.checks import plain
+from clipflow.rewrite.english import clauses, cleaning, frames, thesaurus
 from clipflow.rewrite.generators import Answer, Generator, Proposal, Task
 
 DRAWS_PER_REWRITE = 8

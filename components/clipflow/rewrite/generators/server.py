@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from clipflow.rewrite import prompts
-from clipflow.rewrite.endpoint import CHAT, COMPLETIONS, Endpoint, Question
 from clipflow.rewrite.generators import Task
+from clipflow.rewrite.server.endpoint import CHAT, COMPLETIONS, Endpoint, Question
 
 
 class Server(Endpoint):

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from PIL import Image
 
-from clipflow.rewrite.endpoint import CHAT, Endpoint, Question
 from clipflow.rewrite.generators import Task
 from clipflow.rewrite.prompts import IMAGE_INSTRUCTION
+from clipflow.rewrite.server.endpoint import CHAT, Endpoint, Question
 
 IMAGE_TOKENS = 1000
 """What an image is taken to cost where the server doesn't say."""

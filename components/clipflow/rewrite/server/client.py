@@ -20,7 +20,7 @@ from aiolimiter import AsyncLimiter
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from clipflow.errors import GeneratorError
-from clipflow.rewrite.server_address import KEY, URL, Address
+from clipflow.rewrite.server.address import KEY, URL, Address
 
 logger = logging.getLogger(__name__)
 

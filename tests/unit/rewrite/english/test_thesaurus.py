@@ -1,8 +1,9 @@
 import pytest
 
 from clipflow.errors import ArtifactError
-from clipflow.rewrite import english, thesaurus
-from clipflow.rewrite.thesaurus import Group, Thesaurus
+from clipflow.rewrite import english
+from clipflow.rewrite.english import thesaurus
+from clipflow.rewrite.english.thesaurus import Group, Thesaurus
 
 SMALL = Thesaurus(
     [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from clipflow.rewrite import english
-from clipflow.rewrite.thesaurus import Match, Thesaurus
+from clipflow.rewrite.english.thesaurus import Match, Thesaurus
 
 Order = Callable[[list[str], Thesaurus], list[str] | None]
 

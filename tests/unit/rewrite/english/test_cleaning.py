@@ -1,7 +1,7 @@
 import pytest
 
-from clipflow.rewrite.cleaning import clean
-from clipflow.rewrite.frames import unframe
+from clipflow.rewrite.english.cleaning import clean
+from clipflow.rewrite.english.frames import unframe
 
 
 @pytest.mark.parametrize(

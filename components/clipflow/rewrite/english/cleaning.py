@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from clipflow.rewrite import english
-from clipflow.rewrite.thesaurus import load
+from clipflow.rewrite.english.thesaurus import load
 
 FILE = Path(__file__).with_name("boilerplate.txt")
 MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "."})

@@ -16,9 +16,11 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field, model_validator
 
 from clipflow.errors import GeneratorError
-from clipflow.rewrite import background, prompts, server_address
-from clipflow.rewrite.client import Client, Limits, NoAnswerError, RefusedError
+from clipflow.rewrite import prompts
 from clipflow.rewrite.generators import Answer, Generator, Proposal, Task, Usage
+from clipflow.rewrite.server import background
+from clipflow.rewrite.server.address import URL, Address, from_environment
+from clipflow.rewrite.server.client import Client, Limits, NoAnswerError, RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class Endpoint(Generator):
         first = next(tasks, None)
         if first is None:
             return
-        address = server_address.from_environment()
+        address = from_environment()
         lost: list[Answer] = []
         has_answers = False
         answered = background.results(
@@ -146,9 +148,7 @@ class Endpoint(Generator):
         ) / 1e6
 
     @asynccontextmanager
-    async def _opened(
-        self, address: server_address.Address
-    ) -> AsyncIterator[Callable[[Task], Awaitable[Answer]]]:
+    async def _opened(self, address: Address) -> AsyncIterator[Callable[[Task], Awaitable[Answer]]]:
         """A function that answers tasks, from a server that has answered one of ours."""
         limits = Limits(
             self.concurrency, self.timeout_s, self.max_retries,
@@ -182,7 +182,7 @@ class Endpoint(Generator):
         except NoAnswerError as error:
             raise GeneratorError(
                 f"{client.address.shown}: no answer ({error}); check that the server runs and that"
-                f" {server_address.URL} is its address"
+                f" {URL} is its address"
             ) from None
         except RefusedError as error:
             raise GeneratorError(
@@ -223,7 +223,7 @@ class Endpoint(Generator):
 
         return await client.ask(question.path, body, expected + self.max_new_tokens, read)
 
-    def _is_down(self, address: server_address.Address, num_lost: int) -> GeneratorError:
+    def _is_down(self, address: Address, num_lost: int) -> GeneratorError:
         return GeneratorError(
             f"{address.shown}: {num_lost} requests in a row without an answer, each tried"
             f" {self.max_retries + 1} times; what was written is kept: run it again to go on from here"

@@ -1,6 +1,6 @@
 import pytest
 
-from clipflow.rewrite import clauses, thesaurus
+from clipflow.rewrite.english import clauses, thesaurus
 
 CASES = {
     "swap": [

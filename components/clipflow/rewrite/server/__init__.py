@@ -1,0 +1,1 @@
+"""server: what generators share that ask a server which speaks OpenAI's HTTP API."""
