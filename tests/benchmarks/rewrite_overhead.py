@@ -66,7 +66,7 @@ def complete(prompt: str) -> str:
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", type=int, default=200_000)
+    parser.add_argument("--captions", type=int, default=100_000)
     parser.add_argument("--memory-captions", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--side", choices=["ours", "peer"])

@@ -27,6 +27,7 @@ from clipflow.rewrite.quality import ALL
 logger = logging.getLogger(__name__)
 
 METRIC_NAME = re.compile(r"[\w. -]+", re.ASCII)
+OBJECTS_PER_COLLECTION = 50_000
 RANGE = re.compile(r"(\d+)(:|/)(\d+)")
 
 
@@ -128,14 +129,15 @@ def _write(params: Params, source: Pairs, todo: list[int], writer: artifact.Writ
     desk = Desk(source, params, cache, judge=Judge(params), write=writer.add_shard)
     total = params.num_rewrites * sum(source.manifest["shards"][n]["num_pairs"] for n in todo)
     no_items: tuple[None, ...] = ()
-    gc.freeze()  # or the garbage collector looks through all modules again and again: a third of the time
     try:
-        with log.progress(no_items, total=total, what="rewriting", unit="rewrite") as bar:
+        with (
+            _collected_seldom(),
+            log.progress(no_items, total=total, what="rewriting", unit="rewrite") as bar,
+        ):
             for answers in params.generator.propose(desk.tasks(todo, done=bar.update)):
                 desk.take(answers)
                 bar.update(sum(answer.task.num for answer in answers))
     finally:
-        gc.unfreeze()
         cache.close()
     name = params.generator.name
     if desk.over_budget:
@@ -153,6 +155,21 @@ def _write(params: Params, source: Pairs, todo: list[int], writer: artifact.Writ
             "%d answers asked for, %d remembered; in all runs of this generator %d tokens read, %d written",
             desk.num_asked, desk.num_remembered, *desk.usage,
         )  # fmt: skip
+
+
+@contextmanager
+def _collected_seldom() -> Iterator[None]:
+    """Millions of small objects come and go by their reference counts; looking for cycles among them, and
+    among all that was imported, would take a third of the time around a fast model.
+    """
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_PER_COLLECTION, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def _code_digest() -> str:

@@ -15,6 +15,9 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
+AHEAD = 4
+"""Things read for each call that may run, so that calls go on while the caller writes what came of them."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 Opened = Callable[[], AbstractAsyncContextManager[Callable[[T], Awaitable[R]]]]
@@ -26,7 +29,7 @@ def results(
 ) -> Generator[list[R], None, None]:
     """What the opened function returns for each thing, as soon as it does, in lists.
 
-    `concurrency` calls run at once and as many things wait for their turn. The first exception of a call
+    `concurrency` calls run at once, and some things wait for their turn. The first exception of a call
     ends all, after the results that came before it. So does closing this iterator; the thread has ended
     when that returns.
     """
@@ -34,7 +37,7 @@ def results(
     num_open = 0
     with _Crew(opened, concurrency) as crew:
         while True:
-            some = list(islice(things, 2 * concurrency - num_open))
+            some = list(islice(things, AHEAD * concurrency - num_open))
             crew.submit(some)
             num_open += len(some)
             if not num_open:
