@@ -29,7 +29,7 @@ class HF(Generator):
     few_shot_blocks: int | None = Field(ge=1)
     """Sets of three examples per source that are drawn from; the model reads one once for many captions.
 
-    null draws three examples anew for each caption, as the paper does: several times slower.
+    null draws three examples anew for each caption, as the paper does: a third slower.
     """
     samples_per_prompt: int = Field(ge=1)
     """Rewrites drawn from one prompt, which is read once for all of them. The paper draws 1."""
