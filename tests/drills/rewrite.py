@@ -73,7 +73,7 @@ PLACES: dict[str, Place] = {
 LAST: dict[str, Place] = {
     "end: before the manifest": Place(artifact.Writer, "close"),
     "end: after the manifest": Place(artifact.Writer, "close", "after"),
-    "end: in place": Place(stage, "_summary"),
+    "end: in place": Place(stage, "summary"),
 }
 """Where a run passes after its last answer."""
 AHEAD = Place(Cache, "store", passes=40)
