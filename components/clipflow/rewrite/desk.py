@@ -57,13 +57,16 @@ class Desk:
     def tasks(self, shards: Sequence[int], done: Callable[[int], object]) -> Iterator[Task]:
         """What is to be written for these shards; ends early if the generator's budget is used up.
 
-        `done(n)` hears of rewrites that are there already.
+        `done(n)` hears of rewrites that need not be asked for.
         """
         has_budget = self.params.generator.has_budget
         for number in shards:
             shard, tasks = self._opened(number)
             found = self.cache.look_up(list(tasks))
             new = []
+            # Equal captions of a shard are one task.
+            num_different = sum(task.num for task in tasks.values())
+            done(self.params.num_rewrites * len(shard.rows) - num_different)
             for key, task in tasks.items():
                 if key in found:
                     shard.answers[key] = found[key]
@@ -75,6 +78,8 @@ class Desk:
                 waiting.append(shard)
                 if len(waiting) == 1:
                     new.append((key, task))
+                else:
+                    done(task.num)
             if not shard.num_missing:
                 self._close(shard)
             for key, task in new:

@@ -17,7 +17,9 @@ from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError, ClipflowError, GeneratorError, ParamsError
 from clipflow.rewrite import stage
 from clipflow.rewrite.cache import Cache
+from clipflow.rewrite.desk import Desk
 from clipflow.rewrite.generators import Answer, Generator, Proposal, Task, Usage
+from clipflow.rewrite.judge import Judge
 from clipflow.rewrite.params import Params
 
 MakePairs = Callable[[dict[str, str]], Path]
@@ -89,6 +91,17 @@ def test_equal_captions_are_asked_once_and_every_key_has_its_row(
     stage.run(params(), pairs=make_pairs(CAPTIONS), rewrites=tmp_path / "r")
     assert rows(tmp_path / "r") == EXPECTED
     assert sorted(Counting.asked) == sorted((t, i) for t in set(CAPTIONS.values()) for i in (0, 1))
+
+
+def test_progress_counts_every_rewrite_once(make_pairs: MakePairs) -> None:
+    """Those asked for, those that equal another in the shard or in flight, and those remembered."""
+    for generator in (params().generator, params().generator):
+        cache, num_done = Cache(generator), list[int]()
+        desk = Desk(Pairs(make_pairs(CAPTIONS)), params(), cache, Judge(params()), lambda *_: None)
+        for answers in generator.propose(desk.tasks(range(5), done=num_done.append)):
+            desk.take(answers)
+            num_done.append(sum(answer.task.num for answer in answers))
+        assert sum(num_done) == 2 * len(CAPTIONS)
 
 
 def test_a_run_that_broke_goes_on_without_asking_again(
