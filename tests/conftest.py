@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ TINY = {
                  "log_every": 2, "checkpoint_every": 2},
     "recipes": {"laclip_mt": {"num_texts": 3}},
 }  # fmt: skip
+
+# Begun in a shell's background, which ignores Ctrl-C, tests and their children would ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

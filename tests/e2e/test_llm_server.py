@@ -161,7 +161,7 @@ def test_equal_seeds_give_equal_rewrites(
     monkeypatch.setenv("CLIPFLOW_CACHE", str(tmp_path / "another cache"))
     assert rewrite("two", api) == first
     texts = [candidate["text"] for candidates in first.values() for candidate in candidates]
-    assert len(set(texts)) > 3
+    assert len(set(texts)) > 1
 
 
 def test_a_model_that_it_does_not_have(rewrite: Any) -> None:
