@@ -28,6 +28,12 @@ def setup(stage: str) -> None:
     logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
 
 
+def counter(*, total: int, what: str, unit: str) -> tqdm[None]:
+    """A bar as of `progress` that goes on by its `update`, for work that no iteration counts."""
+    nothing: tuple[None, ...] = ()
+    return progress(nothing, total=total, what=what, unit=unit)
+
+
 def progress(items: Iterable[T], *, total: int | None, what: str, unit: str = "it") -> tqdm[T]:
     """A progress bar on standard error; where that is no terminal, a line every 10 s of long work."""
     terminal = sys.stderr.isatty()

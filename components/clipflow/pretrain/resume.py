@@ -232,8 +232,8 @@ def _placed(whole: Tensor | None, like: Tensor) -> Tensor:
 def _code_digest() -> str:
     """Changes with any line of the loop, the recipes or the model."""
     package = Path(__file__).parents[1]
-    files = [f for room in ("model", "pretrain", "recipes") for f in (package / room).rglob("*.py")]
-    return hashlib.sha256(b"".join(f.read_bytes() for f in sorted(files))).hexdigest()
+    rooms = ("model", "pretrain", "recipes")
+    return manifest.files_digest(f for room in rooms for f in (package / room).rglob("*.py"))
 
 
 def _digest(file: Path) -> str:

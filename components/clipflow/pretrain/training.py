@@ -55,9 +55,7 @@ class Training:
         model.train()
         meter, watch = Meter(state.unlogged), Watch(params, state, self.samples)
         agreement, due = Agreement(accelerator.num_processes), Due(params)
-        with log.progress(
-            range(params.steps), total=params.steps, what="training", unit="step"
-        ) as bar:
+        with log.counter(total=params.steps, what="training", unit="step") as bar:
             bar.update(state.step)
             for batch in meter.waiting(batches):
                 self._seed()

@@ -73,8 +73,7 @@ def run(
     code = manifest.file_digest(Path(__file__))
     with manifest.resumable(scores, {**made_with, "code": code}) as folder:
         writer = artifact.Writer(folder)
-        no_items: tuple[None, ...] = ()
-        with log.progress(no_items, total=len(source), what="scoring", unit="pair") as bar:
+        with log.counter(total=len(source), what="scoring", unit="pair") as bar:
             for number, (_, texts) in enumerate(rewrites_artifact.by_shard(rewrites, source)):
                 name = source.shards[number].stem
                 if not writer.has(name):

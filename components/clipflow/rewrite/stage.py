@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -128,11 +127,10 @@ def _write(params: Params, source: Pairs, todo: list[int], writer: artifact.Writ
     cache = Cache(params.generator)
     desk = Desk(source, params, cache, judge=Judge(params), write=writer.add_shard)
     total = params.num_rewrites * sum(source.manifest["shards"][n]["num_pairs"] for n in todo)
-    no_items: tuple[None, ...] = ()
     try:
         with (
             _collected_seldom(),
-            log.progress(no_items, total=total, what="rewriting", unit="rewrite") as bar,
+            log.counter(total=total, what="rewriting", unit="rewrite") as bar,
         ):
             for answers in params.generator.propose(desk.tasks(todo, done=bar.update)):
                 desk.take(answers)
@@ -174,8 +172,8 @@ def _collected_seldom() -> Iterator[None]:
 
 def _code_digest() -> str:
     """Changes with any line that makes or judges rewrites."""
-    files = [f for f in Path(__file__).parent.rglob("*") if f.suffix in {".py", ".txt", ".tsv"}]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+    files = Path(__file__).parent.rglob("*")
+    return manifest.files_digest(f for f in files if f.suffix in {".py", ".txt", ".tsv"})
 
 
 def summary(folder: Path) -> str:
