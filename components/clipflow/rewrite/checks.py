@@ -107,7 +107,7 @@ def outcome(
         return "too short"
     if len(words) > max_words:
         return "too long"
-    if len(words) - len(different) > 1 and is_repetitive(words):
+    if is_repetitive(words):
         return "repeated tokens"
     if same == original.plain:
         return "copy"
