@@ -2,7 +2,8 @@
 
 Tasks are handed out in the order of the shards. Equal tasks are asked once, and those that were answered in
 an earlier run not at all. A shard is written as soon as its last answer is there; only the shards that the
-generator reads ahead are open, whatever the number of captions.
+generator reads ahead are open, whatever the number of captions. An image is in memory from when its task is
+handed out until that is answered.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Desk:
         for number in shards:
             shard, tasks = self._opened(number)
             found = self.cache.look_up(list(tasks))
-            new = []
+            new: dict[bytes, Task] = {}
             # Equal captions of a shard are one task.
             num_different = sum(task.num for task in tasks.values())
             done(self.params.num_rewrites * len(shard.rows) - num_different)
@@ -77,12 +78,12 @@ class Desk:
                 waiting = self._waiting.setdefault(key, [])
                 waiting.append(shard)
                 if len(waiting) == 1:
-                    new.append((key, task))
+                    new[key] = task
                 else:
                     done(task.num)
             if not shard.num_missing:
                 self._close(shard)
-            for key, task in new:
+            for key, task in self._with_images(number, shard, new):
                 if has_budget:
                     self.over_budget = self.params.generator.spent(self._expected())
                     if self.over_budget:
@@ -110,7 +111,7 @@ class Desk:
         return len(self._keys)
 
     def _opened(self, number: int) -> tuple[_Shard, dict[bytes, Task]]:
-        """A shard, and its different tasks by their keys."""
+        """A shard, and its different tasks by their keys, without the images that the keys depend on."""
         generator, num = self.params.generator, self.params.num_rewrites
         each = max(1, generator.per_task(num))
         tar = self.pairs.shards[number]
@@ -124,10 +125,24 @@ class Desk:
                 for first in range(0, num, each):
                     task = Task(row.caption, first, min(each, num - first), seed, row.image)
                     keys.append(self.cache.key(task))
-                    tasks.setdefault(keys[-1], task)
+                    tasks.setdefault(keys[-1], task._replace(image=None))
                 known[row.caption] = keys
             shard.rows.append((row.key, row.caption, keys))
         return shard, tasks
+
+    def _with_images(
+        self, number: int, shard: _Shard, tasks: dict[bytes, Task]
+    ) -> Iterator[tuple[bytes, Task]]:
+        """The tasks in order, each with its image if the generator sees images, read when it is due."""
+        if not tasks or not self.params.generator.sees_images:
+            yield from tasks.items()
+            return
+        left = dict(tasks)
+        rows = self.pairs.rows(number, images=True)
+        for row, (_, _, keys) in zip(rows, shard.rows, strict=True):
+            for key in keys:
+                if key in left:
+                    yield key, left.pop(key)._replace(image=row.image)
 
     def _close(self, shard: _Shard) -> None:
         judged: dict[tuple[bytes, ...], list[Candidate]] = {}

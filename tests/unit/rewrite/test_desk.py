@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from clipflow.artifacts import lock, manifest
 from clipflow.artifacts import rewrites as artifact
-from clipflow.artifacts.pairs import Pairs
+from clipflow.artifacts.pairs import Pairs, Writer
 from clipflow.errors import ArtifactError, ClipflowError, GeneratorError, ParamsError
 from clipflow.rewrite import stage
 from clipflow.rewrite.cache import Cache
@@ -271,3 +272,45 @@ def test_images_are_tasks_of_their_own(make_pairs: MakePairs, tmp_path: Path) ->
     stage.run(seeing, pairs=make_pairs({"a": "same", "b": "same"}), rewrites=tmp_path / "r")
     assert Seeing.images == [b"not decoded here"]  # both pairs' image is the same
     assert len(rows(tmp_path / "r")) == 2
+
+
+def test_an_image_is_in_memory_only_while_its_task_is_out(tmp_path: Path) -> None:
+    """One shard of 32 images, half a megabyte each: some twice, one answered in an earlier run."""
+
+    class Seeing(Counting):
+        sees_images: ClassVar[bool] = True
+
+    size, contents = 1 << 19, [n % 24 for n in range(32)]
+    with manifest.complete_or_absent(tmp_path / "pairs") as folder:
+        writer = Writer(folder, samples_per_shard=len(contents))
+        for number, content in enumerate(contents):
+            writer.add(f"k{number}", bytes([content]) * size, "same", {})
+        writer.close()
+    seeing = params().model_copy(update={"generator": Seeing(name="seeing")})
+    cache, shards, seen = Cache(seeing.generator), list[dict[str, object]](), list[int]()
+
+    def desk() -> Desk:
+        def write(_: str, rows: dict[str, object]) -> None:
+            shards.append(rows)
+
+        return Desk(Pairs(tmp_path / "pairs"), seeing, cache, Judge(seeing), write)
+
+    earlier = desk()
+    first = next(earlier.tasks([0], done=lambda _: None))
+    earlier.take([Answer(first, [Proposal("a thing", "fake")])])
+    del first, earlier
+
+    tracemalloc.start()
+    try:
+        now = desk()
+        for task in now.tasks([0], done=lambda _: None):
+            assert task.image == bytes([task.image[0]]) * size
+            seen.append(task.image[0])
+            now.take([Answer(task, [Proposal("a thing", "fake")])])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        cache.close()
+    assert seen == [0, *(content for content in range(1, 24) for _ in (0, 1))]
+    assert [list(rows) for rows in shards] == [[f"k{n}" for n in range(32)]]
+    assert peak < 6 * size, f"{peak / size:.1f} images at once"
