@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from clipflow import log, params
+from clipflow import log, params, store
 from clipflow.errors import ClipflowError
 
 app = typer.Typer(
@@ -20,36 +19,45 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+WHERE = "FOLDER|s3://..."
+
 ParamsFile = Annotated[Path, typer.Option("--params", help="File with every parameter.")]
-Pairs = Annotated[Path, typer.Option(help="Image-caption pairs.")]
-Benchmarks = Annotated[Path, typer.Option(help="Held-out tasks, in CLIP-benchmark's layout.")]
-Rewrites = Annotated[Path, typer.Option(help="Rewrites of the captions, joined by key.")]
-Checkpoint = Annotated[Path, typer.Option(help="Model that open_clip loads as is.")]
-Report = Annotated[Path, typer.Option(help="Metrics, tables and report.html.")]
-Registration = Annotated[Path, typer.Option(help="Model version, aliases and reasons.")]
+Pairs = Annotated[str, typer.Option(metavar=WHERE, help="Image-caption pairs.")]
+Benchmarks = Annotated[
+    str, typer.Option(metavar=WHERE, help="Held-out tasks, in CLIP-benchmark's layout.")
+]
+Rewrites = Annotated[
+    str, typer.Option(metavar=WHERE, help="Rewrites of the captions, joined by key.")
+]
+Checkpoint = Annotated[str, typer.Option(metavar=WHERE, help="Model that open_clip loads as is.")]
+Report = Annotated[str, typer.Option(metavar=WHERE, help="Metrics, tables and report.html.")]
+Registration = Annotated[
+    str, typer.Option(metavar=WHERE, help="Model version, aliases and reasons.")
+]
+
+Scores = Annotated[str, typer.Option(metavar=WHERE, help="Scores of all texts, joined by key.")]
 
 ShardRange = Annotated[
     str | None, typer.Option(metavar="A:B|I/N", help="Only these shards, or part I of N (from 0).")
 ]
 
 PARAMS = Path("params.yaml")
-ROOT = Path("artifacts")
 
 
 @app.command()
 def ingest(
-    pairs: Pairs = ROOT / "pairs",
-    benchmarks: Benchmarks = ROOT / "benchmarks",
+    pairs: Pairs = "artifacts/pairs",
+    benchmarks: Benchmarks = "artifacts/benchmarks",
     params: ParamsFile = PARAMS,
 ) -> None:
     """Take in images with captions: write pairs to train on and benchmarks to measure by."""
-    _run("ingest", params, pairs=pairs, benchmarks=benchmarks)
+    _run("ingest", params, {}, {"pairs": pairs, "benchmarks": benchmarks})
 
 
 @app.command()
 def rewrite(
-    pairs: Pairs = ROOT / "pairs",
-    rewrites: Rewrites = ROOT / "rewrites",
+    pairs: Pairs = "artifacts/pairs",
+    rewrites: Rewrites = "artifacts/rewrites",
     shard_range: ShardRange = None,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -76,52 +84,63 @@ def rewrite(
     clipflow rewrite --shard-range 0/4 --rewrites parts/0
     clipflow rewrites merge parts/0 parts/1 parts/2 parts/3
     """
-    _run("rewrite", params, pairs=pairs, rewrites=rewrites, shard_range=shard_range)
+    _run("rewrite", params, {"pairs": pairs}, {"rewrites": rewrites}, shard_range=shard_range)
 
 
 @app.command()
 def pretrain(
-    pairs: Pairs = ROOT / "pairs",
-    rewrites: Rewrites = ROOT / "rewrites",
-    checkpoint: Checkpoint = ROOT / "checkpoint",
+    pairs: Pairs = "artifacts/pairs",
+    rewrites: Rewrites = "artifacts/rewrites",
+    checkpoint: Checkpoint = "artifacts/checkpoint",
     params: ParamsFile = PARAMS,
 ) -> None:
     """Train a model by the selected recipe: write a checkpoint. Killed, it resumes where it was."""
-    _run("pretrain", params, pairs=pairs, rewrites=rewrites, checkpoint=checkpoint)
+    inputs = {"pairs": pairs, "rewrites": rewrites}
+    _run("pretrain", params, inputs, {"checkpoint": checkpoint})
 
 
 @app.command()
 def evaluate(
-    checkpoint: Checkpoint = ROOT / "checkpoint",
-    benchmarks: Benchmarks = ROOT / "benchmarks",
-    report: Report = ROOT / "report",
+    checkpoint: Checkpoint = "artifacts/checkpoint",
+    benchmarks: Benchmarks = "artifacts/benchmarks",
+    report: Report = "artifacts/report",
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this benchmark, as a part to merge.")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Measure a checkpoint: zero-shot, retrieval, linear probe; write a report with pictures."""
-    _run("evaluate", params, checkpoint=checkpoint, benchmarks=benchmarks, report=report)
+    """Measure a checkpoint: zero-shot, retrieval, linear probe; write a report with pictures.
+
+    On several machines, a benchmark on each, then together:
+    clipflow evaluate --task scenes-colour --report parts/scenes-colour
+    clipflow reports merge parts/*
+    """
+    inputs = {"checkpoint": checkpoint, "benchmarks": benchmarks}
+    _run("evaluate", params, inputs, {"report": report}, task=task)
 
 
 @app.command()
 def register(
-    checkpoint: Checkpoint = ROOT / "checkpoint",
-    report: Report = ROOT / "report",
-    registration: Registration = ROOT / "registration",
+    checkpoint: Checkpoint = "artifacts/checkpoint",
+    report: Report = "artifacts/report",
+    registration: Registration = "artifacts/registration",
     params: ParamsFile = PARAMS,
 ) -> None:
     """Register the checkpoint in MLflow as @challenger, and as @champion if the gate lets it."""
-    _run("register", params, checkpoint=checkpoint, report=report, registration=registration)
+    inputs = {"checkpoint": checkpoint, "report": report}
+    _run("register", params, inputs, {"registration": registration})
 
 
 @app.command()
 def summary(
-    checkpoint: Checkpoint = ROOT / "checkpoint",
-    report: Report = ROOT / "report",
-    registration: Registration = ROOT / "registration",
+    checkpoint: Checkpoint = "artifacts/checkpoint",
+    report: Report = "artifacts/report",
+    registration: Registration = "artifacts/registration",
 ) -> None:
     """Print what the latest run came to, what was registered and why, and where to look."""
     from clipflow.summary import describe
 
-    typer.echo(describe(checkpoint, report, registration))
+    typer.echo(describe(*map(store.at_hand, (checkpoint, report, registration))))
 
 
 @app.command(name="params")
@@ -164,10 +183,11 @@ def score(
     pretrained: Annotated[
         str | None, typer.Option(metavar="TAG|FILE", help="Weights of an open_clip architecture.")
     ] = None,
-    pairs: Pairs = ROOT / "pairs",
-    rewrites: Rewrites = ROOT / "rewrites",
-    scores: Annotated[Path, typer.Option(help="Scores of all texts, joined by key.")] = ROOT
-    / "scores",
+    pairs: Pairs = "artifacts/pairs",
+    rewrites: Rewrites = "artifacts/rewrites",
+    scores: Annotated[
+        str, typer.Option(metavar=WHERE, help="Scores of all texts, joined by key.")
+    ] = "artifacts/scores",
     batch_size: Annotated[int, typer.Option(min=1, help="Images or texts at once.")] = 256,
 ) -> None:
     """Score captions and rewrites by how well they fit their images: cosines of a CLIP model.
@@ -181,10 +201,8 @@ def score(
     from clipflow.rewrite import score
 
     log.setup("score")
-    score.run(
-        pairs=pairs, rewrites=rewrites, checkpoint=checkpoint, scores=scores,
-        pretrained=pretrained, batch_size=batch_size,
-    )  # fmt: skip
+    with store.folders({"pairs": pairs, "rewrites": rewrites}, {"scores": scores}) as paths:
+        score.run(checkpoint=checkpoint, pretrained=pretrained, batch_size=batch_size, **paths)
 
 
 rewrites_app = typer.Typer(
@@ -196,9 +214,11 @@ app.add_typer(rewrites_app, name="rewrites")
 
 @rewrites_app.command(name="merge")
 def merge_rewrites(
-    parts: Annotated[list[Path], typer.Argument(help="What 'rewrite --shard-range' wrote.")],
-    pairs: Pairs = ROOT / "pairs",
-    rewrites: Rewrites = ROOT / "rewrites",
+    parts: Annotated[
+        list[str], typer.Argument(metavar=WHERE, help="What 'rewrite --shard-range' wrote.")
+    ],
+    pairs: Pairs = "artifacts/pairs",
+    rewrites: Rewrites = "artifacts/rewrites",
 ) -> None:
     """Join parts to the artifact that one run over all shards would have written.
 
@@ -207,7 +227,8 @@ def merge_rewrites(
     from clipflow.rewrite import merge
 
     log.setup("rewrites")
-    merge.run(parts, pairs=pairs, rewrites=rewrites)
+    with store.folders({"pairs": pairs}, {"rewrites": rewrites}) as paths:
+        merge.run([store.at_hand(part) for part in parts], **paths)
 
 
 @rewrites_app.command(name="import")
@@ -217,8 +238,8 @@ def import_rewrites(
         list[str],
         typer.Option(metavar="[NAME=]FILE", help="A source's rewrites, one line per row."),
     ],
-    pairs: Pairs = ROOT / "pairs",
-    rewrites: Rewrites = ROOT / "rewrites",
+    pairs: Pairs = "artifacts/pairs",
+    rewrites: Rewrites = "artifacts/rewrites",
     by: Annotated[
         Literal["path", "caption"], typer.Option(help="What joins rows to pairs.")
     ] = "path",
@@ -246,7 +267,8 @@ def import_rewrites(
     log.setup("rewrites")
     found = files.Files(csv, files.sources_of(texts), image_column, caption_column)
     section = params.load(params_file, "rewrite")
-    importing.run(section, found, pairs=pairs, rewrites=rewrites, by=by, force=force)
+    with store.folders({"pairs": pairs}, {"rewrites": rewrites}) as paths:
+        importing.run(section, found, by=by, force=force, **paths)
 
 
 @rewrites_app.command(name="export")
@@ -256,8 +278,8 @@ def export_rewrites(
         typer.Option("--format", help="For whom."),
     ],
     out: Annotated[Path, typer.Option(help="A new folder.")],
-    pairs: Pairs = ROOT / "pairs",
-    rewrites: Rewrites = ROOT / "rewrites",
+    pairs: Pairs = "artifacts/pairs",
+    rewrites: Rewrites = "artifacts/rewrites",
 ) -> None:
     """Write captions and rewrites as others read them, and print the flags to train with.
 
@@ -272,13 +294,52 @@ def export_rewrites(
     from clipflow.rewrite.exchange import exporting
 
     log.setup("rewrites")
-    typer.echo(exporting.run(pairs=pairs, rewrites=rewrites, out=out, to=to), nl=False)
+    with store.folders({"pairs": pairs, "rewrites": rewrites}, {}) as paths:
+        typer.echo(exporting.run(out=out, to=to, **paths), nl=False)
 
 
-def _run(stage: str, params_file: Path, **artifacts: Any) -> None:
+reports_app = typer.Typer(help="Join parts of reports.", no_args_is_help=True)
+app.add_typer(reports_app, name="reports")
+
+
+@reports_app.command(name="merge")
+def merge_reports(
+    parts: Annotated[
+        list[str], typer.Argument(metavar=WHERE, help="What 'evaluate --task' wrote.")
+    ],
+    checkpoint: Checkpoint = "artifacts/checkpoint",
+    benchmarks: Benchmarks = "artifacts/benchmarks",
+    report: Report = "artifacts/report",
+    params_file: ParamsFile = PARAMS,
+) -> None:
+    """Join parts to the report that one run over all benchmarks would have written.
+
+    clipflow reports merge parts/* --checkpoint artifacts/checkpoint --report artifacts/report
+    """
+    from clipflow.evaluate import merge
+
+    log.setup("evaluate")
+    section = params.load(params_file, "evaluate")
+    inputs = {"checkpoint": checkpoint, "benchmarks": benchmarks}
+    with store.folders(inputs, {"report": report}) as paths:
+        merge.run(section, [store.at_hand(part) for part in parts], **paths)
+
+
+def _run(
+    stage: str,
+    params_file: Path,
+    inputs: dict[str, str],
+    outputs: dict[str, str],
+    **choices: Any,
+) -> None:
     log.setup(stage)
-    run: Callable[..., None] = importlib.import_module(f"clipflow.{stage}.stage").run
-    run(params.load(params_file, stage), **artifacts)
+    module = importlib.import_module(f"clipflow.{stage}.stage")
+    section = params.load(params_file, stage)
+    wanted = module.wanted(section) if hasattr(module, "wanted") else store.everything
+    with store.folders(
+        inputs, outputs, made_with=section.model_dump_json(), wanted=wanted
+    ) as paths:
+        module.run(section, **paths, **choices)
 
 
 def main(*args: Any) -> None:

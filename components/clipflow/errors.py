@@ -3,8 +3,10 @@
 ClipflowError
  +- ParamsError       a value in params.yaml or on the command line
  +- ArtifactError     a file or folder that a stage reads or writes
+ +- StoreError       the object store
  +- GeneratorError    a rewrite generator: its model, its server, its output
  +- TrackingError     the MLflow server
+ +- ClusterError     the Kubernetes API
  +- SubmitError       the Kubeflow Pipelines API
 
 Each message is one line: where, what was expected, what was found, what to do next. The command line
@@ -29,12 +31,20 @@ class ArtifactError(ClipflowError):
     """An artifact is missing, of the wrong kind, or damaged."""
 
 
+class StoreError(ClipflowError):
+    """The object store can't be used, or an artifact is not there."""
+
+
 class GeneratorError(ClipflowError):
     """A rewrite generator can't start or keeps failing."""
 
 
 class TrackingError(ClipflowError):
     """The MLflow server can't be used."""
+
+
+class ClusterError(ClipflowError):
+    """The Kubernetes API can't be used, or refuses."""
 
 
 class SubmitError(ClipflowError):

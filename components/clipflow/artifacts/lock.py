@@ -11,14 +11,14 @@ from clipflow.errors import ClipflowError
 
 
 @contextmanager
-def held(file: Path) -> Iterator[None]:
+def held(file: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes off a folder by a lock file in it, which the end of this one lets go.
 
-    Raises ClipflowError if another holds it.
+    If another holds it, wait for that one's end, or raise ClipflowError.
     """
     with file.open("a") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise ClipflowError(
                 f"{file.parent}: the same run is still going on in another process; "

@@ -28,6 +28,7 @@ MADE_BY = {
     "clipflow.scores/1": "clipflow score",
     "clipflow.checkpoint/1": "clipflow pretrain",
     "clipflow.report/1": "clipflow evaluate",
+    "clipflow.part_of_report/1": "clipflow evaluate --task",
     "clipflow.registration/1": "clipflow register",
 }
 
@@ -123,6 +124,15 @@ def read(folder: Path, schema: str) -> dict[str, Any]:
     if found != schema:
         raise ArtifactError(f"{folder}: expected {schema}, found {found}; {advice}")
     return dict(manifest)
+
+
+def kind(folder: Path) -> str:
+    """What sort of artifact a folder is: `pairs`, `checkpoint`, ... Raises ArtifactError if it is none."""
+    try:
+        schema = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["schema"]
+        return str(schema.removeprefix("clipflow.").split("/")[0])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"{folder}: expected an artifact, no manifest.json there") from None
 
 
 def digest(folder: Path) -> str:

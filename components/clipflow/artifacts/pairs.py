@@ -45,6 +45,11 @@ def add_file(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     return tar.offset - padded
 
 
+def without_images(name: str) -> bool:
+    """Whether a file of the artifact is wanted where only captions are read."""
+    return not name.endswith(".tar")
+
+
 def key_of(name: str) -> str:
     """16 hex digits that identify a sample by its name: adding other files never changes them."""
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
@@ -130,12 +135,17 @@ class Writer:
 class Pairs:
     """A `pairs` artifact, read a shard at a time."""
 
-    def __init__(self, folder: Path) -> None:
-        """Check manifest, indexes and sizes. Raises ArtifactError for the wrong kind or a damaged shard."""
+    def __init__(self, folder: Path, *, images: bool = True) -> None:
+        """Check manifest, indexes and sizes; the shards themselves only where images are wanted.
+
+        Raises ArtifactError for the wrong kind or a damaged shard.
+        """
         self.folder = folder
         self.manifest = manifest.read(folder, SCHEMA)
         self.shards = [folder / shard["url"] for shard in self.manifest["shards"]]
         for tar, index in zip(self.shards, self.indexes(), strict=True):
+            if not images:
+                continue
             end = index["offset"][-1].as_py() + index["size"][-1].as_py()
             if not tar.is_file() or tar.stat().st_size < end:
                 size = tar.stat().st_size if tar.is_file() else 0
@@ -175,9 +185,13 @@ class Pairs:
         """The samples of one shard, with their JPEGs only if asked for."""
         index = self.index(number)
         columns = (index[name].to_pylist() for name in ("key", "caption", "offset", "size"))
+        if not images:
+            for key, caption, _, _ in zip(*columns, strict=True):
+                yield Row(key, caption, None)
+            return
         with self.shards[number].open("rb") as file:
             for key, caption, offset, size in zip(*columns, strict=True):
-                yield Row(key, caption, os.pread(file.fileno(), size, offset) if images else None)
+                yield Row(key, caption, os.pread(file.fileno(), size, offset))
 
     def facts(self, number: int) -> Iterator[dict[str, Any]]:
         """What is known of each sample of one shard beside its caption: its `<key>.json`, in order.

@@ -34,7 +34,7 @@ def run(parts: Sequence[Path], *, pairs: Path, rewrites: Path) -> None:
     Raises ArtifactError if they were made in different ways or of other pairs, if two have the same
     shard, if one is damaged, or if a shard of `pairs` is in no part.
     """
-    source = Pairs(pairs)
+    source = Pairs(pairs, images=False)
     manifests = [manifest.read(part, artifact.SCHEMA) for part in parts]
     made_with = _made_with(parts, manifests)
     shards = _shards(parts, manifests)

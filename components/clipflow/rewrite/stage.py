@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from clipflow import log, track
 from clipflow import params as params_file
 from clipflow.artifacts import manifest
 from clipflow.artifacts import rewrites as artifact
-from clipflow.artifacts.pairs import Pairs
+from clipflow.artifacts.pairs import SCHEMA as PAIRS
+from clipflow.artifacts.pairs import Pairs, without_images
 from clipflow.errors import GeneratorError, ParamsError
 from clipflow.rewrite import agreement, report
 from clipflow.rewrite.cache import Cache
@@ -38,7 +39,7 @@ def run(params: Params, *, pairs: Path, rewrites: Path, shard_range: str | None 
     `pairs` is no pairs artifact, ParamsError for a `shard_range` that there is not, TrackingError before
     anything is written if MLflow is down, GeneratorError if the generator fails or its budget is used up.
     """
-    source = Pairs(pairs)
+    source = Pairs(pairs, images=params.generator.sees_images)
     shards = shards_of(shard_range, len(source.shards))
     track.connect()
     embed = agreement.load(params.agreement) if params.agreement else None
@@ -68,6 +69,24 @@ def run(params: Params, *, pairs: Path, rewrites: Path, shard_range: str | None 
         for file in (report.FILE, manifest.MANIFEST):
             run.log_artifacts(folder / file, "rewrites")
     logger.info("%s", summary(rewrites))
+
+
+def parts_of(pairs: Path, num_parts: int) -> list[str]:
+    """`0/N`, `1/N`, ...: shard ranges for so many parts, but no more than there are shards."""
+    num_shards = len(manifest.read(pairs, PAIRS)["shards"])
+    num = max(1, min(num_parts, num_shards))
+    return [f"{part}/{num}" for part in range(num)]
+
+
+def for_part(params: Params, shard_range: str) -> Params:
+    """The params of part `I/N`, one of N at once: each has its share of limits and budgets."""
+    num_parts = int(shard_range.rpartition("/")[2])
+    return params.model_copy(update={"generator": params.generator.share(num_parts)})
+
+
+def wanted(params: Params) -> Callable[[str], bool]:
+    """Which files of the pairs the generator needs: without eyes, not the images."""
+    return without_images if not params.generator.sees_images else lambda _: True
 
 
 def shards_of(text: str | None, num_shards: int) -> range:
@@ -104,6 +123,12 @@ def _tracked(params: Params, pairs: Path, folder: Path) -> Iterator[track.Run]:
         note.write_text(run.id)
         yield run
     note.unlink()
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    """The figures of a `rewrites` artifact that MLflow has too, over all sources."""
+    found = _metrics(manifest.read(folder, artifact.SCHEMA))
+    return {name: value for name, value in found.items() if name.count("/") == 1}
 
 
 def _metrics(facts: dict[str, Any]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 from clipflow.catalogue import Catalogue, Choice
 
@@ -83,6 +83,10 @@ class Generator(Choice):
     def identity(self) -> str:
         """Whatever determines what is written for a task, as text."""
         return f"{self.prompt_version} {self.model_dump_json(exclude=set(self.not_written))}"
+
+    def share(self, num_parts: int) -> Self:
+        """The generator for one of several parts at work at once, with its share of limits and budgets."""
+        return self
 
     @property
     def has_budget(self) -> bool:

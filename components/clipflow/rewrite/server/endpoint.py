@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing
 from itertools import chain
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -125,6 +125,19 @@ class Endpoint(Generator):
             raise self._is_down(address, len(lost))
         if lost:
             yield lost
+
+    def share(self, num_parts: int) -> Self:
+        """With its part of the provider's limits, of what may be in flight and of the budget."""
+        per_minute = {
+            name: limit / num_parts
+            for name in ("requests_per_minute", "tokens_per_minute", "max_dollars")
+            if (limit := getattr(self, name)) is not None
+        }
+        tokens = None if self.max_tokens is None else self.max_tokens // num_parts
+        concurrency = max(1, self.concurrency // num_parts)
+        return self.model_copy(
+            update={**per_minute, "max_tokens": tokens, "concurrency": concurrency}
+        )
 
     @property
     def has_budget(self) -> bool:

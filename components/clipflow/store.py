@@ -1,0 +1,357 @@
+"""Artifacts in an object store, behind one small door: stages see local folders only.
+
+    with store.folders({"pairs": "s3://bucket/pairs"}, {"rewrites": "s3://bucket/rewrites"}) as paths:
+        run(params, **paths)
+
+An artifact at a URL is the same files under the same names. Its manifest is written last, so what has
+none is not complete. On a cluster only a *reference* travels from task to task: a folder with the manifest
+and a `store.json` that says where the rest is. So a digest is the same wherever the artifact lies.
+
+CLIPFLOW_STORE    where tasks of a pipeline put what they make: an s3:// URL; unset, artifacts travel whole
+CLIPFLOW_DATA     folder for what was downloaded, kept by content; default artifacts/data
+CLIPFLOW_SCRATCH  folder for what is being made; default artifacts/scratch
+
+Credentials, region and endpoint come from the environment as boto3 reads it (AWS_ENDPOINT_URL_S3, ...).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clipflow import log
+from clipflow.artifacts import lock, manifest
+from clipflow.errors import ArtifactError, StoreError
+
+logger = logging.getLogger(__name__)
+
+SCHEME = "s3://"
+REFERENCE = "store.json"
+PROVENANCE = "provenance.json"
+"""Names a run, so equal manifests may stand beside different ones."""
+TRANSFERS = 8
+"""Objects on the way at once; large ones also go in parts at once."""
+ATTEMPTS = 10
+"""Times that a call is tried when the store is busy or away, with growing pauses."""
+
+Location = str | Path
+
+
+def everything(name: str) -> bool:
+    """Want every file of an artifact."""
+    return True
+
+
+def is_url(location: Location) -> bool:
+    """Whether a location is in an object store."""
+    return str(location).startswith(SCHEME)
+
+
+def refer(folder: Path, url: str) -> None:
+    """Make `folder` stand for the artifact at `url`: its manifest, and where the rest is.
+
+    Raises StoreError if there is none.
+    """
+    text = _Objects(url).manifest()
+    with manifest.complete_or_absent(folder) as partial:
+        (partial / manifest.MANIFEST).write_bytes(text)
+        manifest.write_json(partial / REFERENCE, {"url": url})
+
+
+def url_of(folder: Path) -> str:
+    """Where the artifact is that `folder` stands for. Raises ArtifactError if it is no reference."""
+    if found := reference(folder):
+        return found
+    raise ArtifactError(
+        f"{folder}: expected an artifact in the object store, found no {REFERENCE} there;"
+        " set CLIPFLOW_STORE for the task that makes it"
+    )
+
+
+def reference(folder: Path) -> str | None:
+    """The URL of the artifact that `folder` stands for; None if it is no reference."""
+    try:
+        return str(json.loads((folder / REFERENCE).read_text(encoding="utf-8"))["url"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(
+            f"{folder / REFERENCE}: damaged, expected the URL of an artifact; make it again"
+        ) from None
+
+
+def at_hand(location: Location, wanted: Callable[[str], bool] = everything) -> Path:
+    """A local folder with the files of an artifact that are wanted; its manifest is always there.
+
+    What is not here yet is downloaded, once for all processes of the machine. Raises StoreError.
+    """
+    url = str(location) if is_url(location) else reference(Path(location))
+    if url is None:
+        return Path(location)
+    objects = _Objects(url)
+    small = {manifest.MANIFEST: objects.manifest()}
+    sizes = objects.sizes()
+    if PROVENANCE in sizes:
+        small[PROVENANCE] = objects.read(PROVENANCE)
+    folder = _data() / _address(small)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.held(folder.with_name(f"{folder.name}.lock"), wait=True):
+        missing = {
+            name: size
+            for name, size in sizes.items()
+            if (name in small or wanted(name)) and not _is_there(folder / name, size)
+        }
+        if missing:
+            logger.info("%s: %d files, %.1f MB", url, len(missing), sum(missing.values()) / 1e6)
+            objects.download(missing, folder)
+    return folder
+
+
+def publish(folder: Path, url: str) -> None:
+    """Put a complete artifact at `url`, its manifest last. Does nothing if it is there already.
+
+    Raises StoreError; until the manifest is there, nobody takes what is for an artifact.
+    """
+    objects = _Objects(url)
+    files = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file()}
+    sizes = objects.sizes()
+    if manifest.MANIFEST in sizes:
+        if _address(_small(folder)) == _address(objects.small(sizes)):
+            return
+        objects.delete([manifest.MANIFEST])
+    # A place named by content holds nothing else, so what an interrupted upload left there is right.
+    kept = sizes if url.rstrip("/").endswith(_address(_small(folder))) else {}
+    last = files.pop(manifest.MANIFEST)
+    todo = {n: f for n, f in files.items() if kept.get(n) != f.stat().st_size}
+    objects.upload(todo)
+    objects.delete([name for name in sizes if name not in files and name != manifest.MANIFEST])
+    objects.upload({manifest.MANIFEST: last})
+    logger.info("published %s: %d files", url, len(todo) + 1)
+
+
+@contextmanager
+def folders(
+    inputs: Mapping[str, Location],
+    outputs: Mapping[str, Location],
+    *,
+    publish_to: str | None = None,
+    made_with: str = "",
+    wanted: Callable[[str], bool] = everything,
+) -> Iterator[dict[str, Path]]:
+    """Local folders for a stage's inputs and outputs, by name; outputs are published when it is done.
+
+    An output goes to its URL or, if it is a local folder and `publish_to` is a URL, below that to a place
+    named by its content, and the folder gets a reference. It is made in scratch, in a place named by
+    `made_with` and the inputs: a task that is tried again finds what the one before had done.
+    """
+    paths = {name: at_hand(location, wanted) for name, location in inputs.items()}
+    known = [
+        manifest.digest(path) for path in paths.values() if (path / manifest.MANIFEST).exists()
+    ]
+    made: dict[str, Path] = {}
+    for name, location in outputs.items():
+        if is_url(location) or publish_to:
+            target = str(location) if is_url(location) else name
+            key = hashlib.sha256(json.dumps([target, made_with, known]).encode()).hexdigest()[:16]
+            made[name] = _scratch() / "outputs" / key / name
+            made[name].parent.mkdir(parents=True, exist_ok=True)
+    yield paths | {name: made.get(name, Path(location)) for name, location in outputs.items()}
+    if not log.is_main_process():
+        return
+    for name, folder in made.items():
+        location, address = outputs[name], _address(_small(folder))
+        url = str(location)
+        if not is_url(location):
+            kind = manifest.kind(folder)
+            url = f"{str(publish_to).rstrip('/')}/{kind}/{address}"
+        publish(folder, url)
+        _keep(folder, _data() / address)
+        if not is_url(location):
+            refer(Path(location), url)
+
+
+def _keep(made: Path, folder: Path) -> None:
+    """What was made is what a later stage on this machine would download."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock.held(folder.with_name(f"{folder.name}.lock"), wait=True):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.move(made, folder)
+    shutil.rmtree(made.parent, ignore_errors=True)
+
+
+def _data() -> Path:
+    return Path(os.environ.get("CLIPFLOW_DATA") or "artifacts/data")
+
+
+def _scratch() -> Path:
+    return Path(os.environ.get("CLIPFLOW_SCRATCH") or "artifacts/scratch")
+
+
+def _address(small: Mapping[str, bytes]) -> str:
+    """Names an artifact's content and the run that made it: 32 hex digits."""
+    return hashlib.sha256(b"".join(small[name] for name in sorted(small))).hexdigest()[:32]
+
+
+def _small(folder: Path) -> dict[str, bytes]:
+    files = (folder / name for name in (manifest.MANIFEST, PROVENANCE))
+    return {file.name: file.read_bytes() for file in files if file.is_file()}
+
+
+def _is_there(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
+
+
+class _Objects:
+    """The objects below a URL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.bucket, _, self.prefix = self.url.removeprefix(SCHEME).partition("/")
+        if not (is_url(url) and self.bucket and self.prefix):
+            raise StoreError(f"'{url}': expected s3://BUCKET/PATH")
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each object by its name below the URL."""
+        with self._refusals():
+            pages = _client().get_paginator("list_objects_v2")
+            found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
+            entries = [entry for page in found for entry in page.get("Contents", [])]
+        start = len(self.prefix) + 1
+        return {entry["Key"][start:]: entry["Size"] for entry in entries}
+
+    def manifest(self) -> bytes:
+        """The manifest's text. Raises StoreError if the artifact is not there, or not complete."""
+        from botocore.exceptions import ClientError
+
+        try:
+            return self.read(manifest.MANIFEST)
+        except StoreError as error:
+            cause = error.__cause__
+            if isinstance(cause, ClientError) and cause.response["Error"]["Code"] == "NoSuchKey":
+                raise StoreError(
+                    f"{self.url}: expected an artifact, no {manifest.MANIFEST} there;"
+                    " check the URL, and that the task that makes it has ended well"
+                ) from None
+            raise
+
+    def small(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
+        """What the content's address is made of."""
+        names = (manifest.MANIFEST, PROVENANCE)
+        return {name: self.read(name) for name in names if name in sizes}
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a small object."""
+        with self._refusals():
+            answer = _client().get_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+            return bytes(answer["Body"].read())
+
+    def download(self, sizes: Mapping[str, int], folder: Path) -> None:
+        """Fetch objects, the manifest last; each file is complete or absent."""
+        last = [name for name in sizes if name == manifest.MANIFEST]
+        rest = {name: size for name, size in sizes.items() if name not in last}
+
+        def fetch(name: str, update: Callable[[int], Any]) -> None:
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            aside = file.with_name(f"{file.name}.partial")
+            with self._refusals():
+                _client().download_file(
+                    self.bucket, f"{self.prefix}/{name}", str(aside), Callback=update
+                )
+            aside.replace(file)
+
+        self._transfer(fetch, rest, "downloading")
+        for name in last:
+            fetch(name, lambda _: None)
+
+    def upload(self, files: Mapping[str, Path]) -> None:
+        """Store files under their names."""
+
+        def send(name: str, update: Callable[[int], Any]) -> None:
+            key = f"{self.prefix}/{name}"
+            with self._refusals():
+                _client().upload_file(str(files[name]), self.bucket, key, Callback=update)
+
+        self._transfer(send, {name: f.stat().st_size for name, f in files.items()}, "uploading")
+
+    def delete(self, names: list[str]) -> None:
+        """Remove objects."""
+        with self._refusals():
+            for name in names:
+                _client().delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+
+    def _transfer(
+        self,
+        move: Callable[[str, Callable[[int], Any]], None],
+        sizes: Mapping[str, int],
+        what: str,
+    ) -> None:
+        with (
+            log.counter(total=sum(sizes.values()), what=what, unit="B") as bar,
+            ThreadPoolExecutor(TRANSFERS) as pool,
+        ):
+            moves = [pool.submit(move, name, bar.update) for name in sorted(sizes)]
+            try:
+                for moved in moves:
+                    moved.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """What the store refuses, and that it can't be reached, as one line."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "unknown"))
+            raise StoreError(
+                f"{self.url}: the object store answered {code}; {ADVICE.get(code, RETRY)}"
+            ) from error
+        except (BotoCoreError, Boto3Error) as error:
+            what = " ".join(str(error).split())
+            raise StoreError(
+                f"{self.url}: can't use the object store ({what}); check AWS_ENDPOINT_URL_S3,"
+                " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+
+
+RETRY = "try again, or look at the store's log"
+_CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+ADVICE = {
+    "NoSuchBucket": "make the bucket, or check the URL",
+    "AccessDenied": "give these credentials the right to list, read and write there",
+    "InvalidAccessKeyId": _CREDENTIALS,
+    "SignatureDoesNotMatch": _CREDENTIALS,
+    "403": _CREDENTIALS,
+}
+
+
+@functools.cache
+def _client() -> Any:
+    """boto3's client, which threads may share."""
+    import boto3
+    from botocore.config import Config
+
+    # A store of one's own has a name of its own, not one per bucket.
+    own = "AWS_ENDPOINT_URL_S3" in os.environ or "AWS_ENDPOINT_URL" in os.environ
+    config = Config(
+        retries={"mode": "standard", "max_attempts": ATTEMPTS},
+        max_pool_connections=4 * TRANSFERS,
+        connect_timeout=10,
+        read_timeout=60,
+        s3={"addressing_style": "path"} if own else {},
+    )
+    return boto3.client("s3", config=config)
