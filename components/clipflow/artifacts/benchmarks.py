@@ -190,6 +190,11 @@ class Task:
             )
 
 
+def names(folder: Path) -> list[str]:
+    """The names of the tasks, sorted; only the manifest is read. Raises ArtifactError for another kind."""
+    return sorted(manifest.read(folder, SCHEMA)["tasks"])
+
+
 def read(folder: Path) -> list[Task]:
     """The tasks of a `benchmarks` artifact, sorted by name. Raises ArtifactError for another kind."""
     facts = manifest.read(folder, SCHEMA)

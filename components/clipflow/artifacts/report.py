@@ -11,9 +11,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from clipflow.artifacts import manifest
 
 SCHEMA = "clipflow.report/1"
+PART = "clipflow.part_of_report/1"
+"""What one task gave: see evaluate/parts.py."""
+MATRIX_CLASSES = 50
+"""Classes of the largest confusion matrix that is still looked at."""
 METRICS = "metrics.json"
 PAGE = "report.html"
 TABLES = "tables"
@@ -28,3 +34,24 @@ def metrics(folder: Path) -> dict[str, float]:
     """The metrics of a report. Raises ArtifactError for another kind of folder."""
     manifest.read(folder, SCHEMA)
     return dict(json.loads((folder / METRICS).read_text(encoding="utf-8")))
+
+
+def confusion(folder: Path) -> tuple[list[str], list[list[int]]] | None:
+    """Class names and counts (rows: actual) of the first task with few enough classes, or None."""
+    manifest.read(folder, SCHEMA)
+    tables = folder / TABLES
+    if not (tables / "confusion.parquet").is_file():
+        return None
+    counts = pq.read_table(tables / "confusion.parquet").to_pylist()
+    classes: dict[str, list[str]] = {}
+    for row in pq.read_table(tables / "per_class.parquet", columns=["task", "class"]).to_pylist():
+        classes.setdefault(row["task"], []).append(row["class"])
+    for task, names in sorted(classes.items()):
+        if len(names) <= MATRIX_CLASSES:
+            place = {name: number for number, name in enumerate(names)}
+            matrix = [[0] * len(names) for _ in names]
+            for row in counts:
+                if row["task"] == task:
+                    matrix[place[row["actual"]]][place[row["predicted"]]] = row["count"]
+            return names, matrix
+    return None

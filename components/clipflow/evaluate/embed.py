@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
@@ -23,9 +22,9 @@ from clipflow import log
 from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts.benchmarks import Task
 from clipflow.errors import ArtifactError
+from clipflow.evaluate.metrics import Embeddings
 
 T = TypeVar("T")
-Embeddings = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

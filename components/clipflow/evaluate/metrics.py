@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
+Embeddings = NDArray[np.float32]
 
 
 def ranks(similarity: Matrix, relevant: NDArray[np.bool_]) -> Indices:

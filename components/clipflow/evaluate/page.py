@@ -16,9 +16,8 @@ from clipflow.artifacts import checkpoint as checkpoint_artifact
 from clipflow.artifacts.benchmarks import Task
 from clipflow.evaluate import charts, comparison, metrics, pictures
 from clipflow.evaluate.comparison import Line
-from clipflow.evaluate.embed import Embedder
 from clipflow.evaluate.params import Params
-from clipflow.evaluate.results import Results
+from clipflow.evaluate.results import Model, Results
 from clipflow.evaluate.zero_shot import Classification
 from clipflow.track import Champion
 
@@ -50,7 +49,7 @@ def render(
     checkpoint: Path,
     facts: dict[str, Any],
     tasks: Sequence[Task],
-    embedder: Embedder,
+    model: Model,
     results: Results,
     champion: Champion | None,
     elsewhere: Champion | None,
@@ -73,8 +72,8 @@ def render(
         model=params.champion,
         champion=champion,
         elsewhere=elsewhere,
-        num_parameters=sum(p.numel() for p in embedder.model.parameters()),
-        logit_scale=embedder.logit_scale,
+        num_parameters=model.num_parameters,
+        logit_scale=model.logit_scale,
         tiles=comparison.tiles(results.metrics(), compared, zero_shot, retrieval),
         zero_shot=zero_shot,
         retrieval=retrieval,
@@ -93,7 +92,7 @@ def render(
         curves=_curves(checkpoint / checkpoint_artifact.HISTORY, champion),
         confusions=[_confusion(c) for c in results.classifications],
         mistakes={
-            c.task: pictures.mistakes(by_name[c.task], c, embedder.logit_scale, count)
+            c.task: pictures.mistakes(by_name[c.task], c, model.logit_scale, count)
             for c in results.classifications
         },
         galleries={

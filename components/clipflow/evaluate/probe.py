@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from clipflow.evaluate.embed import Embeddings
-from clipflow.evaluate.metrics import Indices
+from clipflow.evaluate.metrics import Embeddings, Indices
 
 MAX_ITERATIONS = 1000
 HELD_OUT = 5

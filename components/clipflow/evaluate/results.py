@@ -11,6 +11,15 @@ from clipflow.evaluate.zero_shot import Classification
 
 
 @dataclass(frozen=True)
+class Model:
+    """What the page says of the model itself."""
+
+    num_parameters: int
+    logit_scale: float
+    """What cosine similarities are multiplied by before the softmax (1 / temperature)."""
+
+
+@dataclass(frozen=True)
 class Results:
     """The results of all tasks, filled task by task."""
 

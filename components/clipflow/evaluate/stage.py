@@ -10,74 +10,50 @@ from pathlib import Path
 from clipflow import track
 from clipflow.artifacts import benchmarks as benchmarks_artifact
 from clipflow.artifacts import checkpoint as checkpoint_artifact
-from clipflow.artifacts import manifest
-from clipflow.artifacts import report as report_artifact
 from clipflow.artifacts.benchmarks import Task
-from clipflow.evaluate import embed, page, probe, retrieval, tables, zero_shot
+from clipflow.errors import ParamsError, did_you_mean
+from clipflow.evaluate import compose, embed, parts, probe, retrieval, zero_shot
+from clipflow.evaluate.compose import Beside
 from clipflow.evaluate.embed import Embedder
 from clipflow.evaluate.params import Params
-from clipflow.evaluate.results import Results
+from clipflow.evaluate.results import Model, Results
 
 logger = logging.getLogger(__name__)
 
 
-def run(params: Params, *, checkpoint: Path, benchmarks: Path, report: Path) -> None:
+def run(
+    params: Params, *, checkpoint: Path, benchmarks: Path, report: Path, task: str | None = None
+) -> None:
     """Measure every task of `benchmarks`; write metrics, tables and a page with pictures.
 
-    They are also logged to the MLflow run that trained the checkpoint.
+    They are also logged to the MLflow run that trained the checkpoint. With `task`, only that one is
+    measured, and `report` becomes a part for `merge`. Raises ParamsError for a task that there is not.
     """
-    track.connect()
     facts = checkpoint_artifact.read(checkpoint)
-    run_id = checkpoint_artifact.provenance(checkpoint)["mlflow_run_id"]
     tasks = benchmarks_artifact.read(benchmarks)
+    beside = None
+    if task is None:
+        track.connect()
+        beside = Beside.find(params.champion, benchmarks)
+    else:
+        tasks = [one for one in tasks if one.name == task] or _no_such(task, benchmarks)
     embedder = embed.load(checkpoint, params.batch_size)
-    measured_on = manifest.digest(benchmarks)
-    champion = track.champion_history(params.champion, "train/loss")
-    elsewhere = champion if champion and champion.benchmarks != measured_on else None
     logger.info(
-        "%s (%s, %s) on %s: %s; beside it: %s",
+        "%s (%s, %s) on %s: %s%s",
         checkpoint,
         facts["recipe"],
         facts["architecture"],
         embedder.device,
-        ", ".join(task.name for task in tasks),
-        f"{params.champion} version {champion.version}"
-        + (" (measured on other benchmarks: not compared)" if elsewhere else "")
-        if champion
-        else "no champion yet",
+        ", ".join(one.name for one in tasks),
+        f"; beside it: {beside.describe(params.champion)}" if beside else "",
     )
     results = measure(params, embedder, tasks)
-    metrics = results.metrics()
-    with manifest.complete_or_absent(report) as folder:
-        manifest.write_json(folder / report_artifact.METRICS, metrics)
-        tables.write(folder / report_artifact.TABLES, results)
-        html = page.render(
-            params,
-            checkpoint,
-            facts,
-            tasks,
-            embedder,
-            results,
-            champion=None if elsewhere else champion,
-            elsewhere=elsewhere,
-        )
-        (folder / report_artifact.PAGE).write_text(html, encoding="utf-8")
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        manifest.write(
-            folder,
-            report_artifact.SCHEMA,
-            checkpoint=manifest.digest(checkpoint),
-            benchmarks=measured_on,
-            sha256={str(path.relative_to(folder)): manifest.file_digest(path) for path in files},
-        )
-        with track.reopen(run_id, name=facts["recipe"]) as mlflow_run:
-            mlflow_run.log(metrics, facts["params"]["steps"])
-            mlflow_run.log_artifacts(folder, "report")
-    logger.info(
-        "wrote %s: %s",
-        report,
-        ", ".join(f"{k} {v:.3f}" for k, v in sorted(headline(metrics).items())),
-    )
+    model = Model(sum(p.numel() for p in embedder.model.parameters()), embedder.logit_scale)
+    paths = {"checkpoint": checkpoint, "benchmarks": benchmarks}
+    if beside:
+        compose.write(params, results, model, beside, **paths, report=report)
+    else:
+        parts.write(report, params, results, model, **paths)
 
 
 def measure(params: Params, embedder: Embedder, tasks: Sequence[Task]) -> Results:
@@ -102,6 +78,6 @@ def measure(params: Params, embedder: Embedder, tasks: Sequence[Task]) -> Result
     return results
 
 
-def headline(metrics: dict[str, float]) -> dict[str, float]:
-    """The means over tasks."""
-    return {name: value for name, value in metrics.items() if "/mean/" in name}
+def _no_such(task: str, benchmarks: Path) -> list[Task]:
+    known = benchmarks_artifact.names(benchmarks)
+    raise ParamsError(f"--task: {benchmarks} has no '{task}'; {did_you_mean(task, known)}")

@@ -13,8 +13,7 @@ import numpy as np
 from clipflow.artifacts.benchmarks import Task
 from clipflow.errors import ArtifactError
 from clipflow.evaluate import metrics
-from clipflow.evaluate.embed import Embeddings
-from clipflow.evaluate.metrics import Indices
+from clipflow.evaluate.metrics import Embeddings, Indices
 
 Encode = Callable[[Sequence[str]], Embeddings]
 
