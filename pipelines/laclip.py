@@ -1,24 +1,31 @@
-"""LaCLIP as a Kubeflow pipeline: the five stages of `dvc.yaml`, each in a pod of its own.
+"""LaCLIP as a Kubeflow pipeline: the five stages of `dvc.yaml` in pods.
 
     kfp run submit pipelines/laclip.py          compile and submit
     python pipelines/laclip.py                  compile to laclip.yaml
 
-Each parameter is one stage's section of params.yaml as JSON text. Defaults are read when this file
-is compiled.
+Each `<stage>_params` is that stage's section of params.yaml as JSON text; the rest says where and on how
+much it runs. Defaults are read when this file is compiled. Rewriting is dealt out over shards, evaluation
+over benchmarks. A task is not run again if its params, its image and the digests of its inputs are those
+of an earlier run.
 """
 
 from pathlib import Path
 
 from kfp import dsl
 
-from clipflow.evaluate.component import evaluate
-from clipflow.ingest.component import ingest
-from clipflow.pretrain.component import pretrain
+from clipflow import pods
+from clipflow.evaluate.component import benchmark_tasks, evaluate, merge_reports
+from clipflow.finish.component import finish
+from clipflow.image import CPU_IMAGE, GPU_IMAGE
+from clipflow.ingest.component import fingerprint, ingest
+from clipflow.pretrain.component import place, pretrain
 from clipflow.register.component import register
-from clipflow.rewrite.component import rewrite
+from clipflow.rewrite.component import merge_rewrites, rewrite, shard_ranges
 from clipflow.submit import compile_command, stage_params
 
 DEFAULTS = stage_params(Path(__file__).resolve().parents[1] / "params.yaml")
+AT_ONCE = 16
+"""Pods of one fan-out that run at the same time, at most."""
 
 
 @dsl.pipeline(name="laclip", display_name="LaCLIP")  # type: ignore[untyped-decorator]
@@ -28,29 +35,116 @@ def laclip(
     pretrain_params: str = DEFAULTS["pretrain_params"],
     evaluate_params: str = DEFAULTS["evaluate_params"],
     register_params: str = DEFAULTS["register_params"],
+    rewrite_parts: int = 4,
+    num_nodes: int = 1,
+    accelerator: str = "nvidia.com/gpu",
+    accelerators_per_node: int = 1,
+    memory_per_node: str = "32Gi",
+    node_selector: dict = pods.GPU_POOL,  # type: ignore[type-arg]
+    tolerations: list = pods.GPU_TAINTS,  # type: ignore[type-arg]
+    cpu_image: str = CPU_IMAGE,
+    gpu_image: str = GPU_IMAGE,
 ) -> None:
-    """Pre-train a CLIP-family model with language rewrites, measure it, and register it."""
-    data = ingest(params=ingest_params).set_display_name("Ingest")
-    pairs, benchmarks = data.outputs["pairs"], data.outputs["benchmarks"]
+    """Pre-train a CLIP-family model with language rewrites, measure it, and register it.
 
-    texts = rewrite(params=rewrite_params, pairs=pairs).set_display_name("Rewrite")
-    rewrites = texts.outputs["rewrites"]
+    Args:
+        ingest_params: Section `ingest` of a params file as JSON text.
+        rewrite_params: Section `rewrite`, with the selected generator.
+        pretrain_params: Section `pretrain`, with the selected recipe.
+        evaluate_params: Section `evaluate`.
+        register_params: Section `register`.
+        rewrite_parts: Pods among which rewriting is dealt out, by shards.
+        num_nodes: Nodes that train together; with more than one, as a TrainJob.
+        accelerator: Resource name of the accelerators.
+        accelerators_per_node: Accelerators of each node; 0 trains and evaluates on CPUs.
+        memory_per_node: Memory of each training pod.
+        node_selector: Labels of the nodes with accelerators; of spot nodes to train on those.
+        tolerations: Taints of these nodes that pods put up with.
+        cpu_image: Image of the tasks without torch.
+        gpu_image: Image of pretrain and evaluate.
+    """
+    end = pods.furnish(finish(), cpu_image, "Finish")
+    with dsl.ExitHandler(end, name="LaCLIP"):
+        state = pods.furnish(fingerprint(params=ingest_params), cpu_image, "Look at the data")
+        state.set_caching_options(False)
+        data = ingest(params=ingest_params, data_fingerprint=state.output)
+        pods.furnish(data, cpu_image, "Ingest", memory="4Gi")
+        pairs = {"pairs": data.outputs["pairs"], "pairs_digest": data.outputs["pairs_digest"]}
 
-    model = pretrain(params=pretrain_params, pairs=pairs, rewrites=rewrites)
-    model.set_display_name("Pre-train")
-    checkpoint = model.outputs["checkpoint"]
+        ranges = pods.furnish(
+            shard_ranges(num_parts=rewrite_parts, **pairs), cpu_image, "Deal out shards"
+        )
+        with dsl.ParallelFor(items=ranges.output, parallelism=AT_ONCE, name="Rewrite") as shards:
+            part = rewrite(params=rewrite_params, shard_range=shards, **pairs)
+            pods.furnish(part, cpu_image, "Rewrite", memory="4Gi")
+        texts = merge_rewrites(
+            parts=dsl.Collected(part.outputs["rewrites"]),
+            parts_digests=dsl.Collected(part.outputs["rewrites_digest"]),
+            **pairs,
+        )
+        pods.furnish(texts, cpu_image, "Merge rewrites", memory="4Gi")
 
-    scores = evaluate(params=evaluate_params, checkpoint=checkpoint, benchmarks=benchmarks)
-    scores.set_display_name("Evaluate")
-    report = scores.outputs["report"]
+        where = place(
+            num_nodes=num_nodes,
+            accelerator=accelerator,
+            accelerators_per_node=accelerators_per_node,
+            memory=memory_per_node,
+            node_selector=node_selector,
+            tolerations=tolerations,
+            image=gpu_image,
+        )
+        pods.furnish(where, cpu_image, "Place")
+        model = pretrain(
+            params=pretrain_params,
+            placement=where.outputs["placement"],
+            rewrites=texts.outputs["rewrites"],
+            rewrites_digest=texts.outputs["rewrites_digest"],
+            **pairs,
+        )
+        pods.furnish(model, gpu_image, "Pre-train", memory=where.outputs["pod_memory"])
+        pods.on_accelerators(
+            model,
+            kind=accelerator,
+            count=where.outputs["pod_accelerators"],
+            node_selector=where.outputs["pod_node_selector"],
+            tolerations=tolerations,
+        )
 
-    version = register(params=register_params, checkpoint=checkpoint, report=report)
-    version.set_display_name("Register")
+        measured = {
+            "checkpoint": model.outputs["checkpoint"],
+            "checkpoint_digest": model.outputs["checkpoint_digest"],
+            "benchmarks": data.outputs["benchmarks"],
+            "benchmarks_digest": data.outputs["benchmarks_digest"],
+        }
+        names = benchmark_tasks(
+            benchmarks=measured["benchmarks"], benchmarks_digest=measured["benchmarks_digest"]
+        )
+        pods.furnish(names, cpu_image, "List benchmarks")
+        with dsl.ParallelFor(items=names.output, parallelism=AT_ONCE, name="Evaluate") as name:
+            scores = evaluate(params=evaluate_params, task=name, **measured)
+            pods.furnish(scores, gpu_image, "Evaluate", memory="16Gi")
+            pods.on_accelerators(
+                scores,
+                kind=accelerator,
+                count=where.outputs["task_accelerators"],
+                node_selector=node_selector,
+                tolerations=tolerations,
+            )
+        report = merge_reports(
+            params=evaluate_params,
+            parts=dsl.Collected(scores.outputs["report"]),
+            parts_digests=dsl.Collected(scores.outputs["report_digest"]),
+            **measured,
+        )
+        pods.furnish(report, gpu_image, "Report", memory="8Gi")
 
-    # KFP's cache key leaves out the content of input artifacts: after a change of ingest_params it
-    # would hand out the rewrites of the old pairs. Until digests are in the key, every run works.
-    for task in (data, texts, model, scores, version):
-        task.set_caching_options(False)
+        version = register(
+            params=register_params,
+            checkpoint=measured["checkpoint"],
+            report=report.outputs["report"],
+        )
+        pods.furnish(version, cpu_image, "Register", memory="4Gi")
+        version.set_caching_options(False)  # it settles aliases, which others may have moved since
 
 
 if __name__ == "__main__":

@@ -77,6 +77,16 @@ def select(values: dict[str, Any], stage: str, *, where: str = "params") -> dict
     return section
 
 
+def whole(section: dict[str, Any], stage: str) -> dict[str, Any]:
+    """A params file, as data, from which `select` gives this section back."""
+    if stage not in SELECTS:
+        return {stage: section}
+    key, catalogue, _ = SELECTS[stage]
+    entry = dict(section[key])
+    name = entry.pop("name")
+    return {stage: section | {key: name}, catalogue: {name: entry}}
+
+
 def parse(section: dict[str, Any] | str, stage: str, *, where: str = "params") -> Any:
     """A stage's `Params` from its selected section, given as data or as JSON text."""
     values: dict[str, Any] = json.loads(section) if isinstance(section, str) else dict(section)

@@ -1,36 +1,80 @@
-"""The evaluate stage as a Kubeflow component: a shell around `clipflow.evaluate.stage.run`.
+"""The evaluate stage as Kubeflow components: each benchmark in a pod of its own, then one report.
 
-`metrics` and `page` are views of `report` for the Kubeflow UI, which shows scalars and HTML only as
-artifacts of their own. Nothing downstream reads them.
+`metrics`, `page` and `confusion` are views of the report for the Kubeflow UI, which shows scalars, HTML and
+matrices only as artifacts of their own. Nothing downstream reads them.
 """
 
 from kfp import dsl
 
-from clipflow.image import IMAGE
+from clipflow.image import CPU_IMAGE, GPU_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
+def benchmark_tasks(benchmarks: dsl.Input[dsl.Dataset], benchmarks_digest: str) -> list[str]:
+    """Name the benchmarks that a checkpoint is measured on."""
+    from pathlib import Path
+
+    from clipflow.artifacts import benchmarks as artifact
+
+    return artifact.names(Path(benchmarks.path))
+
+
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
 def evaluate(
     params: str,
+    task: str,
     checkpoint: dsl.Input[dsl.Model],
+    checkpoint_digest: str,
     benchmarks: dsl.Input[dsl.Dataset],
+    benchmarks_digest: str,
     report: dsl.Output[dsl.Artifact],
-    metrics: dsl.Output[dsl.Metrics],
-    page: dsl.Output[dsl.HTML],
+    report_digest: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> None:
-    """Measure a checkpoint: zero-shot, retrieval, linear probe; write a report with pictures."""
+    """Measure a checkpoint on one benchmark: zero-shot and linear probe, or retrieval."""
     from pathlib import Path
-    from shutil import copyfile
 
-    from clipflow import log
-    from clipflow.artifacts import report as reports
+    from clipflow import component
     from clipflow.evaluate.stage import run
     from clipflow.params import parse
 
-    log.setup("evaluate")
+    inputs = {"checkpoint": checkpoint, "benchmarks": benchmarks}
+    with component.folders("evaluate", inputs, {}, made_with=params + task) as paths:
+        run(parse(params, "evaluate"), **paths, report=Path(report.path), task=task)
+    component.tell(report, report_digest)
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
+def merge_reports(
+    params: str,
+    parts: dsl.Input[list[dsl.Artifact]],
+    parts_digests: list[str],
+    checkpoint: dsl.Input[dsl.Model],
+    checkpoint_digest: str,
+    benchmarks: dsl.Input[dsl.Dataset],
+    benchmarks_digest: str,
+    report: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    page: dsl.Output[dsl.HTML],
+    confusion: dsl.Output[dsl.ClassificationMetrics],
+    report_digest: dsl.OutputPath(str),  # type: ignore[valid-type]
+) -> None:
+    """Put the parts together: one report with pictures, logged to the run that trained the checkpoint."""
+    from pathlib import Path
+    from shutil import copyfile
+
+    from clipflow import component
+    from clipflow.artifacts import report as reports
+    from clipflow.evaluate import merge
+    from clipflow.params import parse
+
     out = Path(report.path)
-    paths = {"checkpoint": Path(checkpoint.path), "benchmarks": Path(benchmarks.path)}
-    run(parse(params, "evaluate"), **paths, report=out)
+    inputs = {"checkpoint": checkpoint, "benchmarks": benchmarks}
+    with component.folders("evaluate", inputs, {}, made_with=params) as paths:
+        folders = [Path(part.path) for part in parts]
+        merge.run(parse(params, "evaluate"), folders, **paths, report=out)
     for name, value in reports.metrics(out).items():
         metrics.log_metric(name, value)
+    if matrix := reports.confusion(out):
+        confusion.log_confusion_matrix(*matrix)
     copyfile(out / reports.PAGE, page.path)
+    component.tell(report, report_digest)

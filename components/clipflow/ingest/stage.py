@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -11,6 +13,17 @@ from clipflow.artifacts import pairs as pairs_artifact
 from clipflow.ingest.params import Params
 
 logger = logging.getLogger(__name__)
+
+
+def fingerprint(params: Params) -> str:
+    """16 hex digits that change with the files below `ingest.data`: their names, sizes and times.
+
+    A source that reads nothing there has the same always.
+    """
+    data = Path(params.data)
+    files = sorted(f for f in ([data] if data.is_file() else data.rglob("*")) if f.is_file())
+    facts = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return hashlib.sha256(json.dumps(facts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def run(params: Params, *, pairs: Path, benchmarks: Path) -> None:

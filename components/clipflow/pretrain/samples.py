@@ -7,6 +7,7 @@ memory of its own, in the trainer as in each loader process.
 from __future__ import annotations
 
 import os
+import socket
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
@@ -28,7 +29,8 @@ def join(pairs: Pairs, rewrites: Path, file: Path) -> None:
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(file.name + ".partial")
+    # The nodes of a job may share the folder, and each writes the same.
+    aside = file.with_name(f"{file.name}.{socket.gethostname()}.partial")
     with pa.OSFile(str(aside), "wb") as stream, pa.ipc.new_file(stream, TABLE) as writer:
         for index, texts in rewrites_artifact.by_shard(rewrites, pairs):
             writer.write_batch(

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from clipflow.image import IMAGE
+from clipflow.image import CPU_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
 def register(
     params: str,
     checkpoint: dsl.Input[dsl.Model],
@@ -15,14 +15,14 @@ def register(
     """Register the checkpoint in MLflow as @challenger, and as @champion if the gate lets it."""
     from pathlib import Path
 
-    from clipflow import log
+    from clipflow import component
+    from clipflow.artifacts import registration as registrations
     from clipflow.params import parse
     from clipflow.register.stage import run
 
-    log.setup("register")
-    run(
-        parse(params, "register"),
-        checkpoint=Path(checkpoint.path),
-        report=Path(report.path),
-        registration=Path(registration.path),
-    )
+    inputs, out = {"checkpoint": checkpoint, "report": report}, Path(registration.path)
+    with component.folders("register", inputs, {}, made_with=params) as paths:
+        run(parse(params, "register"), **paths, registration=out)
+    component.tell(registration)
+    decided = registrations.read(out)
+    registration.metadata |= {name: decided[name] for name in ("model", "version", "accepted")}

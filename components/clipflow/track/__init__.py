@@ -21,6 +21,7 @@ from clipflow.track.queries import (
     aliased,
     aliases,
     champion_history,
+    end_of_pipeline,
     finished_runs,
     registered,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "champion_history",
     "client",
     "connect",
+    "end_of_pipeline",
     "environment",
     "finished_runs",
     "lineage",

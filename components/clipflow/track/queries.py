@@ -67,6 +67,21 @@ def finished_runs(*, with_metric: str, limit: int) -> list[Finished]:
     return [Finished(run.info.run_id, run.info.run_name, dict(run.data.metrics)) for run in found]
 
 
+def end_of_pipeline(kfp_run_id: str, state: str, error: str) -> int:
+    """Tag all runs of a pipeline run with its end; end those that still are running. Their number."""
+    with refusals():
+        ids = [found.experiment_id for found in client().search_experiments()]
+        wanted = f"tags.kfp_run_id = '{kfp_run_id}'"
+        runs = list(client().search_runs(ids, filter_string=wanted, max_results=1000))
+        for run in runs:
+            client().set_tag(run.info.run_id, "kfp_state", state)
+            if error:
+                client().set_tag(run.info.run_id, "kfp_error", error)
+            if run.info.status == "RUNNING":
+                client().set_terminated(run.info.run_id, "FAILED")
+    return len(runs)
+
+
 def registered(model: str, tags: dict[str, str]) -> Any:
     """The MLflow model version with these tags, or None."""
     wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())

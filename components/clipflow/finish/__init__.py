@@ -1,0 +1,1 @@
+"""What is done when a pipeline run ends, however it ends."""
