@@ -298,6 +298,21 @@ def export_rewrites(
         typer.echo(exporting.run(out=out, to=to, **paths), nl=False)
 
 
+@app.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "help_option_names": [],
+    }
+)
+def submit(ctx: typer.Context) -> None:
+    """Compile a pipeline file and submit a run of it: the same as `kfp run submit`."""
+    from clipflow import kfp_command
+
+    sys.argv = ["kfp", "run", "submit", *ctx.args]
+    kfp_command.main()
+
+
 reports_app = typer.Typer(help="Join parts of reports.", no_args_is_help=True)
 app.add_typer(reports_app, name="reports")
 

@@ -28,8 +28,18 @@ from kfp.cli.cli import cli
 from kfp.cli.run import create
 from kfp.compiler import Compiler
 
+from clipflow import cluster
 from clipflow.errors import SubmitError
-from clipflow.submit import arguments, check, load, stage_params, stock_commands
+from clipflow.follow import follow
+from clipflow.submit import (
+    arguments,
+    check,
+    check_pinned,
+    load,
+    needs,
+    stage_params,
+    stock_commands,
+)
 
 REPLACED = {"args", "package_file", "pipeline_id", "pipeline_name", "version"}
 """Parameters of kfp's `run create` whose place the pipeline file takes."""
@@ -38,6 +48,19 @@ PARAMS = click.Option(
     type=click.Path(path_type=Path),
     help="Params file whose sections become the pipeline's <stage>_params.",
 )
+OURS = [
+    PARAMS,
+    click.Option(
+        ["--allow-tags"], is_flag=True, help="Take images named by a tag, which may change."
+    ),
+    click.Option(["--dry-run"], is_flag=True, help="Check everything, send nothing."),
+    click.Option(
+        ["--service-account"], help="Service account of the tasks.  [default: the server's]"
+    ),
+    click.Option(
+        ["--cache/--no-cache"], default=None, help="Reuse equal tasks' outputs, or run every task."
+    ),
+]
 
 
 def main() -> None:
@@ -61,7 +84,7 @@ def _is_ours(args: list[str]) -> bool:
     if args[:1] not in (["submit"], ["create"]):
         return False
     lenient = {"ignore_unknown_options": True, "resilient_parsing": True}
-    either = click.Command(args[0], params=[*create.params, PARAMS])
+    either = click.Command(args[0], params=[*create.params, *OURS])
     words = either.make_context(args[0], args[1:], **lenient).params["args"]
     return any(_is_file(word) for word in words or ())
 
@@ -75,6 +98,11 @@ def _submit(
     args: Sequence[str],
     params: Path | None,
     experiment_name: str | None,
+    watch: bool,
+    allow_tags: bool,
+    dry_run: bool,
+    service_account: str | None,
+    cache: bool | None,
     **options: Any,
 ) -> None:
     """Compile a pipeline file and submit a run of it.
@@ -95,6 +123,8 @@ def _submit(
     given = stage_params(params) if params else {}
     given |= dict(word.split("=", maxsplit=1) for word in words)
     check(pipeline, given)
+    if not allow_tags:
+        check_pinned(pipeline, given)
     args = arguments(pipeline, given)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -102,8 +132,16 @@ def _submit(
         Compiler().compile(pipeline, str(package))
         connection = ctx.find_root().params
         with _one_line_errors(connection["endpoint"]):
+            client = _connect(connection)
+            client.get_kfp_healthz()
+            if unseen := cluster.check(needs(pipeline), connection["namespace"]):
+                click.echo(f"secrets, config maps and volumes not checked: {unseen}", err=True)
+            if dry_run:
+                click.echo(f"{files[0]}: can be submitted; nothing was sent (--dry-run)")
+                return
+            client.service_account, client.enable_caching = service_account, cache
             ctx.obj.update(
-                client=_connect(connection),
+                client=client,
                 namespace=connection["namespace"],
                 output=connection["output"],
             )
@@ -112,14 +150,28 @@ def _submit(
                 args=args,
                 package_file=str(package),
                 experiment_name=experiment_name,
+                watch=False,
                 **options,
             )
+            if watch and not follow(client, client.run_id):
+                ctx.exit(1)
     click.echo("The same with kfp alone:", err=True)
     click.echo(stock_commands(files[0], Path(package.name), experiment_name, args), err=True)
 
 
 class _Client(kfp.Client):  # type: ignore[misc]
     """kfp's client, which asks once whether the server is there, not five times in 25 seconds."""
+
+    service_account: str | None = None
+    enable_caching: bool | None = None
+    run_id = ""
+    """The run that was submitted last."""
+
+    def run_pipeline(self, *args: Any, **options: Any) -> Any:
+        options |= {"service_account": self.service_account, "enable_caching": self.enable_caching}
+        run = super().run_pipeline(*args, **options)
+        self.run_id = run.run_id
+        return run
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
         return self._healthz_api.healthz_service_get_healthz()
@@ -142,6 +194,8 @@ def _connect(connection: dict[str, Any]) -> _Client:
 
 ADVICE = {
     401: "pass --existing-token or set KFP_EXISTING_TOKEN",
+    409: "it is there already or was changed meanwhile: submit again, or choose another name",
+    429: "the server is busy: submit again in a minute",
     403: "pass --existing-token or set KFP_EXISTING_TOKEN, and check --namespace",
     404: "check --endpoint or KFP_ENDPOINT: is this a Kubeflow Pipelines API?",
 }
@@ -181,7 +235,7 @@ def _parameters() -> Iterator[click.Parameter]:
             yield experiment
         elif parameter.name not in REPLACED:
             yield parameter
-    yield PARAMS
+    yield from OURS
 
 
 submit = click.Command(

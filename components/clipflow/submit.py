@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import runpy
 import shlex
 import sys
@@ -17,15 +18,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp.cli.compile_ import is_pipeline_func
 from kfp.compiler import Compiler
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from clipflow import params
+from clipflow.cluster import Need
 from clipflow.errors import ClipflowError, ParamsError, SubmitError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
+PARAMETER = re.compile(r"\{\{\$\.inputs\.parameters\['(?:pipelinechannel--)?(\w+)'\]\}\}")
+"""An image that is a parameter of the pipeline, as it stands in a compiled one."""
 STAGE_OF = {f"{stage}_params": stage for stage in params.STAGES}
 
 
@@ -86,6 +92,36 @@ def check(pipeline: Any, given: Mapping[str, str]) -> None:
             _check_stage(stage, text, where=f"pipeline '{pipeline.name}'")
 
 
+def images(pipeline: Any, given: Mapping[str, str]) -> list[str]:
+    """The images of all tasks, each once; those that are parameters with the value of this run."""
+    known = pipeline.pipeline_spec.root.input_definitions.parameters
+    values = {name: known[name].default_value.string_value for name in known} | dict(given)
+    deployment = json_format.MessageToDict(pipeline.pipeline_spec.deployment_spec)
+    executors = deployment.get("executors", {}).values()
+    named = [e["container"]["image"] for e in executors if "container" in e]
+    return sorted({PARAMETER.sub(lambda m: values.get(m[1]) or m[0], name) for name in named})
+
+
+def check_pinned(pipeline: Any, given: Mapping[str, str]) -> None:
+    """Raise SubmitError if an image is not named by its digest."""
+    loose = [name for name in images(pipeline, given) if "@sha256:" not in name]
+    if loose:
+        raise SubmitError(
+            f"pipeline '{pipeline.name}': expected images named by digest (NAME@sha256:...), got"
+            f" {', '.join(loose)}; run 'make push REGISTRY=...' and submit again, or pass --allow-tags"
+        )
+
+
+def needs(pipeline: Any) -> list[Need]:
+    """Secrets, config maps and volume claims that tasks refer to by a constant name, not optionally."""
+    keys: dict[tuple[str, str], set[str]] = {}
+    for executor in _executors(pipeline):
+        for kind, name, wanted in _references(executor):
+            if name:
+                keys.setdefault((kind, name), set()).update(wanted)
+    return sorted(Need(kind, name, tuple(sorted(wanted))) for (kind, name), wanted in keys.items())
+
+
 def arguments(pipeline: Any, given: Mapping[str, str]) -> list[str]:
     """`KEY=VALUE` words for `kfp run create`, which reads each VALUE as JSON where it can.
 
@@ -139,3 +175,43 @@ def _check_stage(stage: str, text: str, *, where: str) -> None:
         ) from None
     except ModuleNotFoundError as error:
         logger.warning("%s not checked before the run: %s is not installed", stage, error.name)
+
+
+def _executors(pipeline: Any) -> list[KubernetesExecutorConfig]:
+    kubernetes = pipeline.platform_spec.platforms.get("kubernetes")
+    if kubernetes is None:
+        return []
+    return [
+        json_format.ParseDict(json_format.MessageToDict(executor), KubernetesExecutorConfig())
+        for executor in kubernetes.deployment_spec.executors.values()
+    ]
+
+
+def _references(executor: KubernetesExecutorConfig) -> list[tuple[str, str, list[str]]]:
+    found = []
+    for secret in executor.secret_as_env:
+        if not secret.optional:
+            name = secret.secret_name or _constant(secret.secret_name_parameter)
+            found.append(("Secret", name, [pair.secret_key for pair in secret.key_to_env]))
+    for map_ in executor.config_map_as_env:
+        if not map_.optional:
+            name = map_.config_map_name or _constant(map_.config_map_name_parameter)
+            found.append(("ConfigMap", name, [pair.config_map_key for pair in map_.key_to_env]))
+    for volume in executor.secret_as_volume:
+        if not volume.optional:
+            name = volume.secret_name or _constant(volume.secret_name_parameter)
+            found.append(("Secret", name, []))
+    for volume in executor.config_map_as_volume:
+        if not volume.optional:
+            name = volume.config_map_name or _constant(volume.config_map_name_parameter)
+            found.append(("ConfigMap", name, []))
+    for mount in executor.pvc_mount:
+        found.append(
+            ("PersistentVolumeClaim", mount.constant or _constant(mount.pvc_name_parameter), [])
+        )
+    return found
+
+
+def _constant(parameter: Any) -> str:
+    """The name if it is known before the run, else an empty one."""
+    return str(parameter.runtime_value.constant.string_value)

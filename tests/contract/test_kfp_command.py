@@ -58,6 +58,7 @@ def kfp(api: KfpApi, tmp_path: Path) -> Kfp:
     ) -> subprocess.CompletedProcess[str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("KFP_", "KF_", "KUBE"))}
         clean |= {"HOME": str(tmp_path), "KFP_ENDPOINT": api.endpoint}
+        clean["KFP_RUN_CREATE_ALLOW_TAGS"] = "1"
         return subprocess.run(
             [sys.executable, str(script), *map(str, args)],
             cwd=tmp_path,
@@ -235,6 +236,50 @@ def test_missing_parameter_is_one_line(kfp: Kfp, api: KfpApi, tmp_path: Path) ->
     assert api.requests == []
 
 
+PINNED = "python@sha256:" + "0" * 64
+
+
+def test_tags_are_refused(kfp: Kfp, api: KfpApi, greet: Path) -> None:
+    message = error_of(kfp("run", "submit", greet, KFP_RUN_CREATE_ALLOW_TAGS=""))
+    assert "named by digest (NAME@sha256:...), got python:3.11; " in message
+    assert message.endswith("or pass --allow-tags")
+    assert api.requests == []
+
+
+@pytest.mark.parametrize(("image", "status"), [(PINNED, 0), ("python:3.12", 1)])
+def test_image_parameter_is_looked_at(
+    kfp: Kfp, api: KfpApi, tmp_path: Path, image: str, status: int
+) -> None:
+    file = tmp_path / "greet.py"
+    body = "say(text=text, times=times).set_container_image(cpu_image)"
+    file.write_text(
+        GREET.replace("times: int = 1)", f'times: int = 1, cpu_image: str = "{PINNED}")').replace(
+            "    say(text=text, times=times)", f"    {body}"
+        )
+    )
+    done = kfp("run", "submit", file, f"cpu_image={image}", KFP_RUN_CREATE_ALLOW_TAGS="")
+    assert done.returncode == status, done.stderr
+    assert ("got python:3.12;" in done.stderr) == bool(status)
+    assert len(api.runs) == 1 - status
+
+
+def test_dry_run_sends_nothing(kfp: Kfp, api: KfpApi, greet: Path) -> None:
+    done = kfp("run", "submit", greet, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "nothing was sent" in done.stdout
+    assert {(r.method, r.path) for r in api.requests} == {("GET", "/apis/v2beta1/healthz")}
+    assert "not checked: no Kubernetes access is configured" in done.stderr
+
+
+def test_service_account_and_cache(kfp: Kfp, api: KfpApi, greet: Path) -> None:
+    done = kfp("run", "submit", greet, "--service-account", "clipflow-run", "--no-cache")
+    assert done.returncode == 0, done.stderr
+    (run,) = api.posted("runs")
+    assert run["service_account"] == "clipflow-run"
+    tasks = run["pipeline_spec"]["root"]["dag"]["tasks"]
+    assert [task["cachingOptions"] for task in tasks.values()] == [{}]
+
+
 @pytest.mark.parametrize("args", [[LACLIP, "word"], [LACLIP, LACLIP], [LACLIP, "-f", "x.yaml"]])
 def test_bad_usage(kfp: Kfp, args: list[str]) -> None:
     done = kfp("run", "submit", *args)
@@ -255,6 +300,28 @@ def test_broken_server(kfp: Kfp, api: KfpApi, greet: Path, path: str) -> None:
     message = error_of(kfp("run", "submit", greet))
     assert message.startswith(f"{api.endpoint}: Kubeflow Pipelines answered 500")
     assert "the database is gone" in message
+
+
+@pytest.mark.parametrize("path", ["healthz", "runs"])
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "--existing-token"),
+        (403, "--namespace"),
+        (404, "--endpoint"),
+        (409, "submit again"),
+        (429, "the server is busy"),
+        (503, "see the API server's log"),
+    ],
+)
+def test_refusals_say_what_to_do(
+    kfp: Kfp, api: KfpApi, greet: Path, path: str, status: int, advice: str
+) -> None:
+    api.broken_paths, api.broken_status = (path,), status
+    message = error_of(kfp("run", "submit", greet))
+    assert message.startswith(f"{api.endpoint}: Kubeflow Pipelines answered {status}")
+    assert advice in message
+    assert api.runs == {}
 
 
 def test_login_page(kfp: Kfp, api: KfpApi, greet: Path) -> None:
@@ -320,10 +387,9 @@ def test_stock_create_is_untouched(kfp: Kfp, stock: Kfp, api: KfpApi, package: P
 
 
 def error_of(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a failed command, past the note that an experiment was made."""
-    lines = [
-        line for line in done.stderr.splitlines() if not line.startswith("Creating experiment")
-    ]
+    """The one line of a failed command, past the notes of what was made and what not checked."""
+    notes = ("Creating experiment", "secrets, config maps and volumes not checked")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(notes)]
     assert done.returncode == 1, done.stderr
     assert len(lines) == 1, done.stderr
     return lines[0]

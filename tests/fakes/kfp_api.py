@@ -64,6 +64,10 @@ class KfpApi:
     """If set, requests without this bearer token are answered 401."""
     broken_paths: tuple[str, ...] = ()
     """Requests whose path contains one of these are answered 500."""
+    broken_status: int = 500
+    """What they are answered."""
+    script: list[dict[str, Any]] = field(default_factory=list)
+    """What the next questions after a run find changed, in order."""
     login_page: bool = False
     """Every request is answered 200 with an HTML page, as a log-in proxy does."""
     endpoint: str = ""
@@ -79,7 +83,7 @@ class KfpApi:
         if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
             raise RefusedError(401, "Unauthenticated: no valid token")
         if any(path in request.path for path in self.broken_paths):
-            raise RefusedError(500, "InternalServerError: the database is gone")
+            raise RefusedError(self.broken_status, "InternalServerError: the database is gone")
         match [request.method, *request.path.removeprefix(PREFIX).strip("/").split("/")]:
             case ["GET", "healthz"]:
                 return {"multi_user": False}
@@ -94,7 +98,10 @@ class KfpApi:
             case ["POST", "runs"]:
                 return self._create_run(request.body)
             case ["GET", "runs", run_id]:
-                return _found(self.runs, run_id)
+                found = _found(self.runs, run_id)
+                if self.script:
+                    found.update(self.script.pop(0))
+                return found
         raise RefusedError(404, f"Not Found: {request.method} {request.path}")
 
     def create_experiment(self, body: dict[str, Any]) -> dict[str, Any]:
