@@ -67,4 +67,4 @@ lock: setup  ## requirements.lock from pyproject.toml
 
 clean:  ## forget every output and run of this checkout; paid rewrites stay in artifacts/cache
 	test ! -d artifacts || find artifacts -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
-	rm -rf mlflow.db dvc.lock .dvc/cache .dvc/tmp
+	rm -rf mlflow.db mlflow.db.lock dvc.lock .dvc/cache .dvc/tmp

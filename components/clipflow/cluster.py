@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kubernetes import client, config  # type: ignore[import-untyped]
+from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
-from clipflow.errors import SubmitError
+from clipflow.errors import ClusterError
 
 KINDS = {
     "Secret": "read_namespaced_secret",
@@ -33,7 +33,7 @@ class Need:
 
 
 def check(needs: Iterable[Need], namespace: str) -> str | None:
-    """Raise SubmitError if something that the run needs is not in the namespace.
+    """Raise ClusterError if something that the run needs is not in the namespace.
 
     Returns what could not be looked at and why, if anything; None if everything is there.
     """
@@ -54,7 +54,7 @@ def check(needs: Iterable[Need], namespace: str) -> str | None:
             elif missing := sorted(set(need.keys) - set(getattr(found, "data", None) or {})):
                 lacking.append(f"{', '.join(missing)} in {need.kind} {need.name}")
     if lacking:
-        raise SubmitError(f"{where}: lacks {'; '.join(lacking)}; {HOW_TO_MAKE}")
+        raise ClusterError(f"{where}: lacks {'; '.join(lacking)}; {HOW_TO_MAKE}")
     return f"not allowed to read {', '.join(hidden)}" if hidden else None
 
 
@@ -70,7 +70,7 @@ def _configured() -> bool:
 
 
 def _there(core: Any, where: str, read: str, *names: str) -> Any:
-    """The object; False if there is none, None if it may not be read. Raises SubmitError."""
+    """The object; False if there is none, None if it may not be read. Raises ClusterError."""
     try:
         return getattr(core, read)(*names, _request_timeout=TIMEOUT_S)
     except client.ApiException as error:
@@ -79,15 +79,15 @@ def _there(core: Any, where: str, read: str, *names: str) -> Any:
         if error.status == 404 and len(names) == 2:
             return False
         if error.status == 404:
-            raise SubmitError(
+            raise ClusterError(
                 f"{where}: no such namespace; run 'kubectl create namespace {names[0]}' or set --namespace"
             ) from error
         advice = "log in again" if error.status == 401 else "see 'kubectl get --raw /readyz'"
-        raise SubmitError(
+        raise ClusterError(
             f"{where}: Kubernetes answered {error.status} {error.reason}; {advice}"
         ) from error
     except HTTPError as error:
-        raise SubmitError(
+        raise ClusterError(
             f"{where}: can't reach Kubernetes ({getattr(error, 'reason', None) or error});"
             " check the current context, or set KUBECONFIG=/dev/null to leave these checks out"
         ) from error

@@ -27,6 +27,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 from clipflow import params
 from clipflow.cluster import Need
 from clipflow.errors import ClipflowError, ParamsError, SubmitError, did_you_mean
+from clipflow.image import pinned
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def images(pipeline: Any, given: Mapping[str, str]) -> list[str]:
 
 def check_pinned(pipeline: Any, given: Mapping[str, str]) -> None:
     """Raise SubmitError if an image is not named by its digest."""
-    loose = [name for name in images(pipeline, given) if "@sha256:" not in name]
+    loose = [name for name in images(pipeline, given) if not pinned(name)]
     if loose:
         raise SubmitError(
             f"pipeline '{pipeline.name}': expected images named by digest (NAME@sha256:...), got"

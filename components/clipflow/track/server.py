@@ -6,13 +6,15 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from clipflow.artifacts import lock
 from clipflow.errors import TrackingError
 from clipflow.log import is_main_process
 
+SQLITE = "sqlite:///"
 CONNECT_S = 4
 """How long `connect` waits for an answer."""
 CALL_S = 10
@@ -42,13 +44,22 @@ def connect() -> None:
     """MLflow answers, or TrackingError within seconds."""
     if not is_main_process():
         return
-    with refusals(), once(CONNECT_S):
+    with refusals(), _alone(), once(CONNECT_S):
         client().search_experiments(max_results=1)
+
+
+def _alone() -> AbstractContextManager[Any]:
+    """Two processes that make a new database at once would break it: one makes it, the others wait."""
+    if not uri().startswith(SQLITE):
+        return nullcontext()
+    file = Path(uri().removeprefix(SQLITE))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return lock.held(file.with_name(f"{file.name}.lock"), wait=True)
 
 
 def uri() -> str:
     """Where runs and models go."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path('mlflow.db').absolute()}"
 
 
 def client() -> Any:
