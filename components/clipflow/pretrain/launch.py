@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,19 +18,33 @@ from typing import Any
 from clipflow import component, log, store
 from clipflow import params as params_file
 from clipflow.errors import ClipflowError
+from clipflow.pretrain.job_manifest import PARAMS, SAVE_S, Run
 from clipflow.pretrain.placement import Placement
 
 logger = logging.getLogger(__name__)
 
 
 def launch(params: str, placement: Placement, inputs: Mapping[str, Any], checkpoint: Any) -> None:
-    """Train where `placement` says; `inputs` and `checkpoint` are artifacts of a Kubeflow component."""
-    if placement.num_nodes == 1:
-        with component.folders(
-            "pretrain", inputs, {"checkpoint": checkpoint}, made_with=params
-        ) as paths:
-            alone(params, placement, paths)
+    """Train where `placement` says; `inputs` and `checkpoint` are artifacts of a Kubeflow component.
+
+    `params` is the selected section as JSON text.
+    """
+    if placement.num_nodes > 1:
+        as_job(params, placement, inputs, checkpoint)
         return
+    with component.folders(
+        "pretrain", inputs, {"checkpoint": checkpoint}, made_with=params
+    ) as paths:
+        alone(params, placement, paths)
+
+
+def as_job(params: str, placement: Placement, inputs: Mapping[str, Any], checkpoint: Any) -> None:
+    """Train in the pods of a TrainJob, which read from the object store and write to it.
+
+    Raises ClipflowError where there is no store, and as `train_job.run`.
+    """
+    from clipflow.pretrain import train_job
+
     log.setup("pretrain")
     place = os.environ.get("CLIPFLOW_STORE")
     if not place:
@@ -39,58 +52,42 @@ def launch(params: str, placement: Placement, inputs: Mapping[str, Any], checkpo
             "num_nodes: several nodes share artifacts through an object store, and CLIPFLOW_STORE is not"
             " set; set it in the ConfigMap of k8s/, or train with num_nodes=1"
         )
-    from clipflow.pretrain import train_job
-
+    run = Run.of_environment()
     urls = {name: store.url_of(Path(artifact.path)) for name, artifact in inputs.items()}
-    run = train_job.Run(
-        *(_needed(name) for name in ("KFP_RUN_ID", "KFP_WORKFLOW", "POD_NAMESPACE"))
-    )
     key = hashlib.sha256(json.dumps([params, urls]).encode()).hexdigest()[:16]
     made = f"{place.rstrip('/')}/runs/{run.id}/checkpoint-{key}"
-    words = arguments("/tmp/params.json", urls | {"checkpoint": made})
-    train_job.run(run, placement, as_file(params), words)
+    train_job.run(run, placement, as_file(params), arguments(PARAMS, {**urls, "checkpoint": made}))
     store.refer(Path(checkpoint.path), made)
 
 
-def _needed(name: str) -> str:
-    if value := os.environ.get(name):
-        return value
-    raise ClipflowError(
-        f"{name}: not in the environment; pipelines set it from the pod's labels: run this as their task"
-    )
-
-
 def alone(params: str, placement: Placement, paths: Mapping[str, Path]) -> None:
-    """Train in this pod. `params` is the selected section as JSON text.
+    """Train in this pod: a process for each accelerator, or one on the CPU.
 
-    A SIGTERM is passed on: training saves first. Raises ClipflowError if a process fails; what it saved is
-    in scratch, and the next try goes on from there.
+    SIGTERM and Ctrl-C are passed on: training saves first, and this ends with 143 or 130. Raises
+    ClipflowError if a process fails. What was saved is in scratch, and the next try goes on from there.
     """
-    num = max(1, placement.accelerators_per_node)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={num}",
-    ]
-    environ = dict(os.environ)
+    processes = max(1, placement.accelerators_per_node)
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environ = {**os.environ, "CLIPFLOW_IMAGE": placement.image}
+    environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVE_S)
     if not placement.accelerators_per_node:
         environ["ACCELERATE_USE_CPU"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "params.json"
         file.write_text(as_file(params), encoding="utf-8")
         command += ["-m", "clipflow", *arguments(file, paths)]
-        logger.info("%d processes in this pod", num)
-        with (
-            subprocess.Popen(command, env=environ, start_new_session=True) as child,
-            _passing_on(child),
-        ):
-            status = child.wait()
+        logger.info("training in this pod, processes: %d", processes)
+        status, stopped_by = _run(command, environ)
+    if stopped_by and status:
+        logger.info("stopped by signal %d: the next try goes on from the saved state", stopped_by)
+        raise SystemExit(128 + stopped_by)
     if status:
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         raise ClipflowError(
-            f"pretrain: its processes ended with status {status}; their last lines above say why,"
-            " and the next try goes on from the state that was saved last"
+            f"pretrain: training {how}; the lines above say why (memory, if they don't and the signal is"
+            " 9), and the next try goes on from the state that was saved last"
         )
 
 
@@ -105,16 +102,23 @@ def arguments(file: str | Path, locations: Mapping[str, str | Path]) -> list[str
     return ["pretrain", "--params", str(file), *flags]
 
 
-@contextmanager
-def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Send SIGTERM and Ctrl-C on to the child, which has a session of its own and would not see them."""
+def _run(command: list[str], environ: Mapping[str, str]) -> tuple[int, int | None]:
+    """A command's exit status, and the signal that was passed on to it, if any."""
+    received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+        received.append(number)
+        if child:
+            child.send_signal(number)
 
+    child: subprocess.Popen[bytes] | None = None
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        # In a session of its own, or it would get a signal to the group, such as Ctrl-C, twice.
+        child = subprocess.Popen(command, env=environ, start_new_session=True)
+        if received:  # while it was being started
+            child.send_signal(received[-1])
+        return child.wait(), received[0] if received else None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,115 +1,37 @@
 """pretrain over several nodes: a TrainJob of Kubeflow Trainer v2, started, followed and ended from a task.
 
-The task's pod does not train. Whatever happens to it, the job goes on: its name comes from the run, so that
-the next try finds it again. Only when the run itself is terminated is the job deleted, and whoever deletes
-the run's Workflow deletes the job with it.
+The task's pod does not train. Whatever happens to it, the job goes on: its name comes from the run and from
+what is trained, so that the next try finds it again. Only when the run itself is terminated is the job
+deleted: at once on SIGTERM, which leaves Kubeflow's pods about a second, else by the run's last task, which
+calls `end_all`. Whoever deletes the run's Workflow deletes the job with it.
 
-The Kubernetes API is asked by kfp's own client package. Kubeflow's SDK is not used: its waiting has a
-deadline, and a job may stand in a queue for days.
+Kubeflow's SDK is not used: its waiting has a deadline, and a job may stand in a queue for days. The job is
+looked at every few seconds instead of watched, so that no stream has to be kept alive for as long.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, TypeVar
-
-import urllib3
-from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
+from typing import Any
 
 from clipflow.errors import ClipflowError, ClusterError
+from clipflow.pretrain.api import Api, ConflictError, NotFoundError, RefusedError
+from clipflow.pretrain.job_manifest import DIGEST, RUN_LABEL, TRAINER, Run, manifest
+from clipflow.pretrain.job_pods import Pods
 from clipflow.pretrain.placement import Placement
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
-GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 WORKFLOWS = ("argoproj.io", "v1alpha1")
-RUNTIME = "clipflow-torch"
-"""The TrainingRuntime in `k8s/`: pods' environment, secrets, scratch and shared memory."""
-QUEUE = "clipflow"
-"""The LocalQueue of Kueue; without Kueue the label means nothing."""
-OF_JOB = "jobset.sigs.k8s.io/jobset-name"
-DIGEST = "clipflow.dev/spec-digest"
+KUEUE = ("kueue.x-k8s.io", "v1beta2")
 POLL_S = 10.0
-CALL_S = 30.0
-"""How long a call to the API may take."""
-AWAY_S = 900.0
-"""How long the API may be away before this try gives up; the job goes on all the same."""
-LAST_LINES = 20
-PASSING = {408, 429, 500, 502, 503, 504}
-"""Answers that may be others a little later."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """The pipeline run that a job belongs to."""
-
-    id: str
-    workflow: str
-    """Name of its Argo Workflow."""
-    namespace: str
-
-
-def manifest(
-    run: Run, placement: Placement, params: str, arguments: list[str], *, workflow_uid: str | None
-) -> dict[str, Any]:
-    """The TrainJob. `params`: text of a params file, which `arguments` name /tmp/params.json."""
-    amount = {"memory": placement.memory}
-    if placement.accelerators_per_node:
-        amount[placement.accelerator] = str(placement.accelerators_per_node)
-    environ = {"CLIPFLOW_PARAMS": params, "KFP_RUN_ID": run.id, "KFP_WORKFLOW": run.workflow}
-    if not placement.accelerators_per_node:
-        environ["ACCELERATE_USE_CPU"] = "1"
-    script = 'printf %s "$CLIPFLOW_PARAMS" > /tmp/params.json && exec torchrun -m clipflow "$@"'
-    pods = {"nodeSelector": placement.node_selector, "tolerations": placement.tolerations}
-    node = {"name": "node", "template": {"spec": {"template": {"spec": pods}}}}
-    spec = {
-        "runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": RUNTIME},
-        "trainer": {
-            "image": placement.image,
-            "command": ["sh", "-c", script, "torchrun"],
-            "args": arguments,
-            "env": [{"name": name, "value": value} for name, value in environ.items()],
-            "numNodes": placement.num_nodes,
-            "numProcPerNode": max(1, placement.accelerators_per_node),
-            "resourcesPerNode": {"limits": amount, "requests": amount},
-        },
-        "runtimePatches": [
-            {
-                "manager": "clipflow.dev/pretrain",
-                "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [node]}}},
-            }
-        ],
-    }
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
-    owner = {
-        "apiVersion": "/".join(WORKFLOWS),
-        "kind": "Workflow",
-        "name": run.workflow,
-        "uid": workflow_uid,
-    }
-    return {
-        "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": "TrainJob",
-        "metadata": {
-            "name": f"pretrain-{run.id[:8]}-{digest[:8]}",
-            "namespace": run.namespace,
-            "labels": {"kueue.x-k8s.io/queue-name": QUEUE, "clipflow.dev/run": run.id},
-            "annotations": {DIGEST: digest},
-            **({"ownerReferences": [owner]} if workflow_uid else {}),
-        },
-        "spec": spec,
-    }
+LEAVE_S = 20.0
+"""How long the API may be away once this pod is to go."""
 
 
 def run(
@@ -120,290 +42,229 @@ def run(
     There is no limit to how long it may be queued or run. Raises ClusterError if the API refuses, or is
     away for long, and ClipflowError if the job fails; SystemExit(143) on SIGTERM.
     """
-    job = _Job(run, poll_s)
-    with job.stopping_on_sigterm():
-        job.start(manifest(run, placement, params, arguments, workflow_uid=job.workflow_uid()))
-        job.follow()
-
-
-class _Job:
-    """One TrainJob, from the side of the task that waits for it."""
-
-    def __init__(self, run: Run, poll_s: float) -> None:
-        _configure()
-        self.run, self.poll_s = run, poll_s
-        self.name = ""
-        self._objects, self._core = client.CustomObjectsApi(), client.CoreV1Api()
-        self._stop = threading.Event()
-        self._said: dict[str, str] = {}
-        self._seen: tuple[str, str] = ("", "")
-
-    def workflow_uid(self) -> str | None:
-        """The uid of the run's Workflow, or None with a word about it if it can't be read."""
+    jobs = _Jobs(Api(), run)
+    body = manifest(run, placement, params, arguments)
+    name = body["metadata"]["name"]
+    with _raising_on_sigterm():
         try:
-            return str(self._workflow()["metadata"]["uid"])
-        except ClusterError as error:
-            logger.warning("%s; the job will outlive its deletion", error)
-            return None
+            jobs.start(body, poll_s)
+            jobs.follow(name, poll_s)
+        except _SigtermError:
+            jobs.leave(name)
+            raise SystemExit(128 + signal.SIGTERM) from None
 
-    def start(self, body: dict[str, Any]) -> None:
+
+def end_all(run: Run) -> list[str]:
+    """Delete the jobs of a run that is over, but for those that ended by themselves; return their names.
+
+    A cluster without Trainer has none. Raises ClusterError if the API refuses or is away.
+    """
+    jobs = _Jobs(Api(), run)
+    running = [name for name, job in jobs.all().items() if not _is_over(job)]
+    for name in running:
+        jobs.delete(name)
+        logger.info("the run is over: deleted TrainJob %s", name)
+    return running
+
+
+class _Jobs:
+    """The TrainJobs of a run."""
+
+    def __init__(self, api: Api, run: Run) -> None:
+        self.api, self.run = api, run
+        self._place = (*TRAINER, run.namespace, "trainjobs")
+        self._said = ""
+        self._asks_kueue = True
+
+    def start(self, body: Mapping[str, Any], poll_s: float) -> None:
         """Create the job unless it is there; one that has failed is replaced."""
-        self.name = body["metadata"]["name"]
-        found = self._get()
+        name = body["metadata"]["name"]
+        found = self._get(name)
         if found and _condition(found, "Failed"):
-            logger.info("TrainJob %s failed in an earlier try: made anew", self.name)
-            self._delete()
-            found = None
-        if found is None:
+            logger.info("TrainJob %s failed in an earlier try: made anew", name)
+            self.delete(name)
+            found = self._get(name)
+        while found and (_is_being_deleted(found) or _condition(found, "Failed")):
+            time.sleep(poll_s)
+            found = self._get(name)
+        if not found:
             try:
-                self._ask(
-                    "create", self._objects.create_namespaced_custom_object, *self._place(), body
-                )
-                logger.info("created TrainJob %s in %s", self.name, self.run.namespace)
+                self._create(body)
                 return
-            except _ConflictError:  # an answer was lost, and the call made twice
-                found = self._get() or {}
+            except ConflictError:  # the answer to an earlier call was lost
+                found = self._get(name) or {}
         theirs = found.get("metadata", {}).get("annotations", {}).get(DIGEST)
         if theirs != body["metadata"]["annotations"][DIGEST]:
             raise ClusterError(
-                f"TrainJob {self.run.namespace}/{self.name}: exists with another spec ({theirs});"
-                f" 'kubectl delete trainjob -n {self.run.namespace} {self.name}' and run it again"
+                f"{self._called(name)}: is there with another spec (digest {theirs}, expected"
+                f" {body['metadata']['annotations'][DIGEST]}); delete it with"
+                f" 'kubectl delete trainjob -n {self.run.namespace} {name}' and run this again"
             )
-        logger.info("TrainJob %s is there already: going on with it", self.name)
+        logger.info("TrainJob %s is there already: going on with it", name)
 
-    def follow(self) -> None:
+    def follow(self, name: str, poll_s: float) -> None:
         """Wait for the end, and say meanwhile what happens."""
+        pods = Pods(self.api, self.run.namespace, name)
         while True:
-            job = self._get()
-            if job is None:
+            job = self._get(name)
+            if not job or _is_being_deleted(job):
                 raise ClipflowError(
-                    f"TrainJob {self.run.namespace}/{self.name}: deleted by somebody while it ran;"
-                    " run it again to go on from the state that was saved last"
+                    f"{self._called(name)}: deleted by somebody while it ran; run this again to go on from"
+                    " the state that was saved last"
                 )
-            pods = self._pods()
-            self._tell(job, pods)
-            self._pass_on_log(pods)
+            self._tell(name, job)
+            now = pods.now()
+            pods.tell(now)
             if _condition(job, "Complete"):
-                logger.info("TrainJob %s is complete", self.name)
+                logger.info("TrainJob %s is complete", name)
                 return
             if failed := _condition(job, "Failed"):
-                raise ClipflowError(self._failure(failed, pods))
-            if self._stop.wait(self.poll_s):
-                self._leave()
+                raise ClipflowError(
+                    f"{self._called(name)}: failed: {pods.failure(now) or failed['message']};"
+                    " the next try goes on from the state that was saved last"
+                )
+            time.sleep(poll_s)
 
-    @contextmanager
-    def stopping_on_sigterm(self) -> Iterator[None]:
-        """Have SIGTERM end the waiting."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self._stop.set()
-
-        before = signal.signal(signal.SIGTERM, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    def _leave(self) -> None:
+    def leave(self, name: str) -> None:
         """End this try: with the job if the run was terminated, else without it."""
         if self._is_run_terminated():
-            logger.info("the run was terminated: deleting TrainJob %s", self.name)
-            self._delete()
+            self.delete(name, patience_s=LEAVE_S)
+            logger.info("the run was terminated: deleted TrainJob %s", name)
         else:
-            logger.info("only this pod is to go: TrainJob %s goes on, for the next try", self.name)
-        raise SystemExit(128 + signal.SIGTERM)
+            logger.info("only this pod is to go: TrainJob %s goes on, for the next try", name)
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """The jobs by name; none where Trainer is not installed."""
+        try:
+            found = self.api.ask(
+                f"list the TrainJobs of {self.run.namespace}",
+                self.api.objects.list_namespaced_custom_object, *self._place,
+                label_selector=f"{RUN_LABEL}={self.run.id}",
+            )  # fmt: skip
+        except NotFoundError:
+            return {}
+        return {job["metadata"]["name"]: job for job in found["items"]}
+
+    def delete(self, name: str, **options: Any) -> None:
+        """Delete a job, which goes when its pods are gone."""
+        with suppress(NotFoundError):
+            self.api.ask(
+                f"delete {self._called(name)}", self.api.objects.delete_namespaced_custom_object,
+                *self._place, name, propagation_policy="Foreground", **options,
+            )  # fmt: skip
+
+    def _create(self, body: Mapping[str, Any]) -> None:
+        name = body["metadata"]["name"]
+        owned = {**body, "metadata": {**body["metadata"], "ownerReferences": self._owners()}}
+        try:
+            # Strict: without it the API drops fields that it does not know, and says nothing.
+            self.api.ask(
+                f"create {self._called(name)}", self.api.objects.create_namespaced_custom_object,
+                *self._place, owned, field_validation="Strict",
+            )  # fmt: skip
+        except NotFoundError as error:
+            raise ClusterError(
+                f"can't create {self._called(name)}: this cluster has no {'/'.join(TRAINER)}; install"
+                " Kubeflow Trainer 2.3, or train with num_nodes=1"
+            ) from error
+        logger.info("created TrainJob %s in %s", name, self.run.namespace)
+
+    def _owners(self) -> list[dict[str, Any]]:
+        """The run's Workflow, with which a job goes; nobody, with a word about it, if it can't be read."""
+        try:
+            uid = self._workflow()["metadata"]["uid"]
+        except RefusedError as error:
+            logger.warning("%s; the job will outlive the Workflow", error)
+            return []
+        owner = {"apiVersion": "/".join(WORKFLOWS), "kind": "Workflow", "name": self.run.workflow}
+        return [{**owner, "uid": uid}]
+
+    def _get(self, name: str) -> dict[str, Any] | None:
+        get = self.api.objects.get_namespaced_custom_object
+        with suppress(NotFoundError):
+            return dict(self.api.ask(f"read {self._called(name)}", get, *self._place, name))
+        return None
+
+    def _tell(self, name: str, job: Mapping[str, Any]) -> None:
+        """Log that it is queued and why, or no longer."""
+        queued = _condition(job, "Suspended")
+        if not (queued or self._said):
+            return
+        text = f"queued: {self._why_queued(job) or queued['message']}" if queued else "admitted"
+        if text != self._said:
+            self._said = text
+            logger.info("%s: %s", name, text)
+
+    def _why_queued(self, job: Mapping[str, Any]) -> str | None:
+        """What Kueue says of the job, if it may be asked."""
+        if not self._asks_kueue:
+            return None
+        try:
+            found = self.api.ask(
+                "list Kueue's Workloads", self.api.objects.list_namespaced_custom_object,
+                *KUEUE, self.run.namespace, "workloads", patience_s=0,
+                label_selector=f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}",
+            )  # fmt: skip
+        except (NotFoundError, RefusedError):
+            self._asks_kueue = False
+            return None
+        except ClusterError:
+            return None
+        for workload in found["items"]:
+            for condition in workload.get("status", {}).get("conditions", []):
+                if condition["type"] == "QuotaReserved" and condition["status"] == "False":
+                    return str(condition["message"])
+        return None
 
     def _is_run_terminated(self) -> bool:
         try:
-            spec = self._workflow().get("spec", {})
-        except _NotFoundError:
+            spec = self._workflow(patience_s=LEAVE_S).get("spec", {})
+        except NotFoundError:
             return True
         except ClusterError as error:
-            logger.warning("%s: taken for a pod that moves", error)
+            logger.warning("%s; taken for a pod that moves", error)
             return False
         # Kubeflow Pipelines terminates a run by giving its Workflow no time; Argo's own way is `shutdown`.
         return spec.get("activeDeadlineSeconds") == 0 or bool(spec.get("shutdown"))
 
-    def _workflow(self) -> dict[str, Any]:
-        get = self._objects.get_namespaced_custom_object
+    def _workflow(self, **options: Any) -> dict[str, Any]:
+        get = self.api.objects.get_namespaced_custom_object
+        what = f"read Workflow {self.run.namespace}/{self.run.workflow}"
         place = (*WORKFLOWS, self.run.namespace, "workflows", self.run.workflow)
-        return dict(self._ask("read the Workflow", get, *place))
+        return dict(self.api.ask(what, get, *place, **options))
 
-    def _tell(self, job: Mapping[str, Any], pods: list[Any]) -> None:
-        """Log what has changed: queued, restarted, and each pod's state."""
-        queued = _condition(job, "Suspended")
-        self._say("job", f"queued: {queued['message']}" if queued else "admitted")
-        for pod in pods:
-            self._say(pod.metadata.name, _state(pod))
-
-    def _say(self, what: str, text: str) -> None:
-        if self._said.get(what) != text:
-            self._said[what] = text
-            logger.info("%s: %s", self.name if what == "job" else what, text)
-
-    def _pass_on_log(self, pods: list[Any]) -> None:
-        """Print what the first node's newest pod has logged since the last look."""
-        firsts = [pod for pod in pods if "-node-0-0-" in pod.metadata.name and _has_log(pod)]
-        if not firsts:
-            return
-        pod = max(firsts, key=lambda pod: pod.metadata.creation_timestamp)
-        name, last = pod.metadata.name, ""
-        if self._seen[0] == name:
-            last = self._seen[1]
-        for line in self._log(name, timestamps=True).splitlines():
-            at, _, text = line.partition(" ")
-            if at > last:
-                last = at
-                logger.info("node 0 | %s", text)
-        self._seen = (name, last)
-
-    def _log(self, pod: str, *, timestamps: bool = False, tail_lines: int = 1000) -> str:
-        try:
-            return str(
-                self._ask(
-                    "read a pod's log", self._core.read_namespaced_pod_log, pod, self.run.namespace,
-                    timestamps=timestamps, tail_lines=tail_lines,
-                )
-            )  # fmt: skip
-        except ClusterError as error:  # the job matters more than what it says
-            logger.warning("%s", error)
-            return ""
-
-    def _failure(self, condition: Mapping[str, Any], pods: list[Any]) -> str:
-        where = f"TrainJob {self.run.namespace}/{self.name}"
-        for pod in pods:
-            if pod.status.phase == "Failed":
-                lines = self._log(pod.metadata.name, tail_lines=LAST_LINES).splitlines()
-                for line in lines:
-                    logger.error("%s | %s", pod.metadata.name, line)
-                return (
-                    f"{where}: failed: {_state(pod)} in pod {pod.metadata.name};"
-                    " its last lines are above, the next try goes on from the state saved last"
-                )
-        return f"{where}: failed: {condition['message']}; 'kubectl describe' tells more"
-
-    def _get(self) -> dict[str, Any] | None:
-        get = self._objects.get_namespaced_custom_object
-        try:
-            return dict(self._ask("read", get, *self._place(), self.name))
-        except _NotFoundError:
-            return None
-
-    def _pods(self) -> list[Any]:
-        found = self._ask(
-            "list pods", self._core.list_namespaced_pod, self.run.namespace,
-            label_selector=f"{OF_JOB}={self.name}",
-        )  # fmt: skip
-        return list(found.items)
-
-    def _delete(self) -> None:
-        """Delete the job and wait until it, and so its pods, are gone."""
-        try:
-            self._ask(
-                "delete", self._objects.delete_namespaced_custom_object, *self._place(), self.name,
-                propagation_policy="Foreground",
-            )  # fmt: skip
-        except _NotFoundError:
-            return
-        while self._get() is not None:
-            time.sleep(min(1.0, self.poll_s))
-
-    def _place(self) -> tuple[str, str, str, str]:
-        return GROUP, VERSION, self.run.namespace, PLURAL
-
-    def _ask(self, what: str, call: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Call the API; try again while it is away or busy, for AWAY_S in all. Raises ClusterError."""
-        deadline, pause = time.monotonic() + AWAY_S, min(1.0, self.poll_s)
-        while True:
-            try:
-                return call(*args, **options, _request_timeout=CALL_S)
-            except (ApiException, urllib3.exceptions.HTTPError) as error:
-                problem = _problem(f"{what} TrainJob {self.run.namespace}/{self.name}", error)
-                if problem or time.monotonic() > deadline:
-                    raise problem or ClusterError(
-                        f"the Kubernetes API has been away for {AWAY_S / 60:.0f} minutes; TrainJob"
-                        f" {self.name} goes on, and the next try finds it"
-                    ) from error
-                logger.warning("the Kubernetes API is away (%s); trying again", _short(error))
-            time.sleep(pause)
-            pause = min(30.0, 2 * pause)
+    def _called(self, name: str) -> str:
+        return f"TrainJob {self.run.namespace}/{name}"
 
 
-class _ConflictError(ClusterError):
-    """The object is there already."""
+class _SigtermError(BaseException):
+    """The pod is to go."""
 
 
-class _NotFoundError(ClusterError):
-    """The object is not there."""
+@contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """Have the first SIGTERM end whatever is being waited for; later ones say nothing new."""
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise _SigtermError
 
-def _configure() -> None:
-    """Find the API: in a pod by its service account, else by the current kubeconfig."""
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        config.load_incluster_config()
-    except config.ConfigException:
-        try:
-            config.load_kube_config()
-        except (config.ConfigException, OSError) as error:
-            raise ClusterError(
-                f"no access to Kubernetes ({_short(error)}); run this in a pod with a service account,"
-                " or set KUBECONFIG"
-            ) from None
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _problem(what: str, error: Exception) -> ClusterError | None:
-    """What the API refuses for good, as one line; None for what may pass."""
-    if not isinstance(error, ApiException) or error.status in PASSING or not error.status:
-        return None
-    try:
-        said = json.loads(error.body)["message"]
-    except (TypeError, ValueError, KeyError):
-        said = str(error.reason)
-    if error.status == 404:
-        hint = (
-            "; is Kubeflow Trainer installed? 'clipflow doctor' tells" if "create" in what else ""
-        )
-        return _NotFoundError(f"can't {what}: not found: {said}{hint}")
-    if error.status == 409:
-        return _ConflictError(f"can't {what}: {said}")
-    hint = {
-        401: "the pod's token is not accepted; check the run's service account",
-        403: "give the run's service account the role in k8s/, or submit with --service-account",
-    }.get(error.status, "'clipflow doctor' checks the cluster")
-    return ClusterError(f"can't {what}: Kubernetes answered {error.status}: {said}; {hint}")
+def _condition(job: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A job's condition if it is true, else nothing."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return next((dict(c) for c in conditions if c["type"] == kind and c["status"] == "True"), {})
 
 
-def _short(error: Exception) -> str:
-    if isinstance(error, ApiException):
-        return f"{error.status} {error.reason}"
-    return " ".join(str(error).split())[:200]
+def _is_over(job: Mapping[str, Any]) -> bool:
+    return bool(_condition(job, "Complete") or _condition(job, "Failed"))
 
 
-def _condition(job: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
-    """A job's condition if it is true."""
-    for condition in job.get("status", {}).get("conditions", []):
-        if condition["type"] == kind and condition["status"] == "True":
-            return dict(condition)
-    return None
-
-
-def _has_log(pod: Any) -> bool:
-    return pod.status.phase in {"Running", "Succeeded", "Failed"}
-
-
-def _state(pod: Any) -> str:
-    """What a pod does, in a few words: its phase and why."""
-    for status in pod.status.container_statuses or []:
-        ended, waits = status.state.terminated, status.state.waiting
-        if ended:
-            return f"ended with {ended.exit_code} ({ended.reason or 'no reason given'})"
-        if waits:
-            return f"waits: {waits.reason} {waits.message or ''}".strip()
-        if status.restart_count:
-            return f"{pod.status.phase.lower()}, restarted {status.restart_count} times"
-    if pod.status.reason:  # Evicted, Preempted, ...
-        return f"{pod.status.phase.lower()} ({pod.status.reason})"
-    for condition in pod.status.conditions or []:
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return f"not scheduled: {condition.message}"
-    return str(pod.status.phase).lower()
+def _is_being_deleted(job: Mapping[str, Any]) -> bool:
+    return "deletionTimestamp" in job["metadata"]
