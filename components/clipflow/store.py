@@ -354,4 +354,4 @@ def _client() -> Any:
         read_timeout=60,
         s3={"addressing_style": "path"} if own else {},
     )
-    return boto3.client("s3", config=config)
+    return boto3.Session().client("s3", config=config)
