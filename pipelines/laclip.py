@@ -39,9 +39,11 @@ def laclip(
     num_nodes: int = 1,
     accelerator: str = "nvidia.com/gpu",
     accelerators_per_node: int = 1,
+    cpu_per_node: str = "4",
     memory_per_node: str = "32Gi",
     node_selector: dict = pods.GPU_POOL,  # type: ignore[type-arg]
     tolerations: list = pods.GPU_TAINTS,  # type: ignore[type-arg]
+    rewrite_image: str = CPU_IMAGE,
     cpu_image: str = CPU_IMAGE,
     gpu_image: str = GPU_IMAGE,
 ) -> None:
@@ -57,13 +59,16 @@ def laclip(
         num_nodes: Nodes that train together; with more than one, as a TrainJob.
         accelerator: Resource name of the accelerators.
         accelerators_per_node: Accelerators of each node; 0 trains and evaluates on CPUs.
+        cpu_per_node: CPUs that each training pod is given at least.
         memory_per_node: Memory of each training pod.
         node_selector: Labels of the nodes with accelerators; of spot nodes to train on those.
         tolerations: Taints of these nodes that pods put up with.
+        rewrite_image: Image of rewrite; the GPU image for generators that run a model themselves.
         cpu_image: Image of the tasks without torch.
         gpu_image: Image of pretrain and evaluate.
     """
     end = pods.furnish(finish(), cpu_image, "Finish")
+    end.set_caching_options(False)
     with dsl.ExitHandler(end, name="LaCLIP"):
         state = pods.furnish(fingerprint(params=ingest_params), cpu_image, "Look at the data")
         state.set_caching_options(False)
@@ -76,7 +81,7 @@ def laclip(
         )
         with dsl.ParallelFor(items=ranges.output, parallelism=AT_ONCE, name="Rewrite") as shards:
             part = rewrite(params=rewrite_params, shard_range=shards, **pairs)
-            pods.furnish(part, cpu_image, "Rewrite", memory="4Gi")
+            pods.furnish(part, rewrite_image, "Rewrite", memory="4Gi", secrets=pods.LLM | pods.HUB)
         texts = merge_rewrites(
             parts=dsl.Collected(part.outputs["rewrites"]),
             parts_digests=dsl.Collected(part.outputs["rewrites_digest"]),
@@ -88,6 +93,7 @@ def laclip(
             num_nodes=num_nodes,
             accelerator=accelerator,
             accelerators_per_node=accelerators_per_node,
+            cpu=cpu_per_node,
             memory=memory_per_node,
             node_selector=node_selector,
             tolerations=tolerations,
@@ -101,7 +107,14 @@ def laclip(
             rewrites_digest=texts.outputs["rewrites_digest"],
             **pairs,
         )
-        pods.furnish(model, gpu_image, "Pre-train", memory=where.outputs["pod_memory"])
+        pods.furnish(
+            model,
+            gpu_image,
+            "Pre-train",
+            cpu=where.outputs["pod_cpu"],
+            memory=where.outputs["pod_memory"],
+            secrets=pods.HUB,
+        )
         pods.on_accelerators(
             model,
             kind=accelerator,
@@ -122,7 +135,7 @@ def laclip(
         pods.furnish(names, cpu_image, "List benchmarks")
         with dsl.ParallelFor(items=names.output, parallelism=AT_ONCE, name="Evaluate") as name:
             scores = evaluate(params=evaluate_params, task=name, **measured)
-            pods.furnish(scores, gpu_image, "Evaluate", memory="16Gi")
+            pods.furnish(scores, gpu_image, "Evaluate", memory="16Gi", secrets=pods.HUB)
             pods.on_accelerators(
                 scores,
                 kind=accelerator,
@@ -136,7 +149,7 @@ def laclip(
             parts_digests=dsl.Collected(scores.outputs["report_digest"]),
             **measured,
         )
-        pods.furnish(report, gpu_image, "Report", memory="8Gi")
+        pods.furnish(report, cpu_image, "Report", memory="8Gi")
 
         version = register(
             params=register_params,

@@ -6,6 +6,8 @@ is given when it is submitted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from kfp import kubernetes
@@ -28,7 +30,10 @@ SECRETS = {
     "clipflow-store": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     "clipflow-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
-OPTIONAL_SECRETS = {"clipflow-llm": ("OPENAI_API_KEY",), "clipflow-hub": ("HF_TOKEN",)}
+LLM = {"clipflow-llm": ("OPENAI_API_KEY",)}
+"""For rewriting by a server that wants a key."""
+HUB = {"clipflow-hub": ("HF_TOKEN",)}
+"""For models and tokenizers that not everybody may load."""
 SCRATCH = "clipflow-scratch"
 """The volume claim at /scratch: what a task that is tried again goes on from."""
 IDENTITY = {
@@ -44,8 +49,18 @@ USER = 65532
 RETRIES = 3
 
 
-def furnish(task: Any, image: Any, name: str, *, cpu: str = "1", memory: Any = "2Gi") -> Any:
+def furnish(
+    task: Any,
+    image: Any,
+    name: str,
+    *,
+    cpu: Any = "1",
+    memory: Any = "2Gi",
+    secrets: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Any:
     """A task that runs in `image` with all that clipflow reads, and is tried again when it fails.
+
+    `secrets` are those that only some tasks read; they need not be there.
 
     Between tries the pauses grow from one minute to half an hour: a node that went away has been
     replaced, and a server that was restarted is back.
@@ -55,14 +70,14 @@ def furnish(task: Any, image: Any, name: str, *, cpu: str = "1", memory: Any = "
     task.set_cpu_request(cpu)
     task.set_memory_request(memory)
     task.set_memory_limit(memory)
-    _register(task, memory)
+    _register(task, cpu, memory)
     task.set_retry(
         RETRIES, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="1800s"
     )
     kubernetes.use_config_map_as_env(task, CONFIG, {key: key for key in NEEDED})
     kubernetes.use_config_map_as_env(task, CONFIG, {key: key for key in OPTIONAL}, optional=True)
-    for secrets, optional in ((SECRETS, False), (OPTIONAL_SECRETS, True)):
-        for secret, keys in secrets.items():
+    for known, optional in ((SECRETS, False), (secrets, True)):
+        for secret, keys in known.items():
             kubernetes.use_secret_as_env(task, secret, {k: k for k in keys}, optional=optional)
     for variable, path in IDENTITY.items():
         kubernetes.use_field_path_as_env(task, variable, path)

@@ -160,11 +160,9 @@ def test_a_stage_that_fails_publishes_nothing_and_is_found_again(
 
 def test_other_params_or_inputs_are_made_elsewhere(pairs: Path, tmp_path: Path) -> None:
     other = make_pairs(tmp_path / "other", {"a": "one pair"})
-    places = {
-        place({"pairs": pairs}, "x"),
-        place({"pairs": pairs}, "y"),
-        place({"pairs": other}, "x"),
-    }
+    out = {"rewrites": tmp_path / "out"}
+    tasks = [(pairs, "x"), (pairs, "y"), (other, "x")]
+    places = {interrupted({"pairs": of}, out, made_with) for of, made_with in tasks}
     assert len(places) == 3
 
 

@@ -10,6 +10,32 @@ from clipflow.image import CPU_IMAGE, GPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
+def refer(
+    checkpoint_url: str,
+    benchmarks_url: str,
+    checkpoint: dsl.Output[dsl.Model],
+    benchmarks: dsl.Output[dsl.Dataset],
+    checkpoint_digest: dsl.OutputPath(str),  # type: ignore[valid-type]
+    benchmarks_digest: dsl.OutputPath(str),  # type: ignore[valid-type]
+) -> None:
+    """Stand for a checkpoint and benchmarks that are in the object store already."""
+    from pathlib import Path
+
+    from clipflow import component, store
+    from clipflow.artifacts import benchmarks as benchmarks_artifact
+    from clipflow.artifacts import checkpoint as checkpoint_artifact
+    from clipflow.artifacts import manifest
+
+    for artifact, url, schema, digest in (
+        (checkpoint, checkpoint_url, checkpoint_artifact.SCHEMA, checkpoint_digest),
+        (benchmarks, benchmarks_url, benchmarks_artifact.SCHEMA, benchmarks_digest),
+    ):
+        store.refer(Path(artifact.path), url)
+        manifest.read(Path(artifact.path), schema)
+        component.tell(artifact, digest)
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
 def benchmark_tasks(benchmarks: dsl.Input[dsl.Dataset], benchmarks_digest: str) -> list[str]:
     """Name the benchmarks that a checkpoint is measured on."""
     from pathlib import Path

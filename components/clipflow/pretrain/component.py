@@ -10,12 +10,14 @@ def place(
     num_nodes: int,
     accelerator: str,
     accelerators_per_node: int,
+    cpu: str,
     memory: str,
     node_selector: dict,  # type: ignore[type-arg]
     tolerations: list,  # type: ignore[type-arg]
     image: str,
     pod_accelerators: dsl.OutputPath(str),  # type: ignore[valid-type]
     task_accelerators: dsl.OutputPath(str),  # type: ignore[valid-type]
+    pod_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
     pod_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
     pod_node_selector: dsl.OutputPath(dict),  # type: ignore[valid-type]
     placement: dsl.OutputPath(str),  # type: ignore[valid-type]
@@ -30,6 +32,7 @@ def place(
         num_nodes=num_nodes,
         accelerator=accelerator,
         accelerators_per_node=accelerators_per_node,
+        cpu=cpu,
         memory=memory,
         node_selector=node_selector,
         tolerations=tolerations,
@@ -37,6 +40,7 @@ def place(
     )
     Path(pod_accelerators).write_text(str(found.pod.accelerators), encoding="utf-8")
     Path(task_accelerators).write_text(str(min(1, accelerators_per_node)), encoding="utf-8")
+    Path(pod_cpu).write_text(found.pod.cpu, encoding="utf-8")
     Path(pod_memory).write_text(found.pod.memory, encoding="utf-8")
     Path(pod_node_selector).write_text(json.dumps(found.pod.node_selector), encoding="utf-8")
     Path(placement).write_text(found.model_dump_json(), encoding="utf-8")

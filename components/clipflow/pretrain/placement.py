@@ -13,6 +13,7 @@ class Pod(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     accelerators: int
+    cpu: str
     memory: str
     node_selector: dict[str, str]
 
@@ -28,6 +29,8 @@ class Placement(BaseModel):
     """Resource name of the accelerators, such as `nvidia.com/gpu`."""
     accelerators_per_node: int = Field(ge=0)
     """Accelerators of each node, one process each; 0 trains on the CPU."""
+    cpu: str
+    """CPUs that each node's pod is given at least, such as `8`: for the trainer and its readers."""
     memory: str
     """Memory of each node's pod, such as `64Gi`."""
     node_selector: dict[str, str]
@@ -43,7 +46,8 @@ class Placement(BaseModel):
         if self.num_nodes == 1:
             return Pod(
                 accelerators=self.accelerators_per_node,
+                cpu=self.cpu,
                 memory=self.memory,
                 node_selector=self.node_selector,
             )
-        return Pod(accelerators=0, memory="2Gi", node_selector={})
+        return Pod(accelerators=0, cpu="1", memory="2Gi", node_selector={})
