@@ -33,6 +33,17 @@ logger = logging.getLogger(__name__)
 
 PARAMETER = re.compile(r"\{\{\$\.inputs\.parameters\['(?:pipelinechannel--)?(\w+)'\]\}\}")
 """An image that is a parameter of the pipeline, as it stands in a compiled one."""
+PYTHON_TYPES: dict[int, type] = {
+    ParameterType.NUMBER_INTEGER: int,
+    ParameterType.NUMBER_DOUBLE: float,
+    ParameterType.BOOLEAN: bool,
+    ParameterType.LIST: list,
+    ParameterType.STRUCT: dict,
+}
+JSON_NAMES = {int: "an integer", float: "a number", bool: "true or false"} | {
+    list: "a list",
+    dict: "a mapping",
+}
 STAGE_OF = {f"{stage}_params": stage for stage in params.STAGES}
 
 
@@ -87,10 +98,23 @@ def check(pipeline: Any, given: Mapping[str, str]) -> None:
             raise ParamsError(
                 f"pipeline '{pipeline.name}': no value for '{name}'; add {name}=VALUE"
             )
+    typed(pipeline, given)
     for name, stage in STAGE_OF.items():
         if name in known:
             text = given.get(name, known[name].default_value.string_value)
             _check_stage(stage, text, where=f"pipeline '{pipeline.name}'")
+
+
+def typed(pipeline: Any, given: Mapping[str, str]) -> dict[str, Any]:
+    """The values as their parameters have them: texts as they are, all else read as JSON.
+
+    Raises ParamsError if one is of another type.
+    """
+    known = pipeline.pipeline_spec.root.input_definitions.parameters
+    return {
+        name: _typed(f"pipeline '{pipeline.name}': {name}", known[name].parameter_type, text)
+        for name, text in given.items()
+    }
 
 
 def images(pipeline: Any, given: Mapping[str, str]) -> list[str]:
@@ -105,8 +129,7 @@ def images(pipeline: Any, given: Mapping[str, str]) -> list[str]:
 
 def check_pinned(pipeline: Any, given: Mapping[str, str]) -> None:
     """Raise SubmitError if an image is not named by its digest."""
-    loose = [name for name in images(pipeline, given) if not pinned(name)]
-    if loose:
+    if loose := [name for name in images(pipeline, given) if not pinned(name)]:
         raise SubmitError(
             f"pipeline '{pipeline.name}': expected images named by digest (NAME@sha256:...), got"
             f" {', '.join(loose)}; run 'make push REGISTRY=...' and submit again, or pass --allow-tags"
@@ -140,23 +163,48 @@ def stock_commands(file: Path, package: Path, experiment: str, args: Iterable[st
     return f"  {compile_}\n  {create}"
 
 
+def recurring_command(package: Path, experiment: str) -> str:
+    """The command of kfp that runs a package every night; what it is to run with is compiled in.
+
+    `--enabled` is not kfp's default. Values are not given there, for that command sends all as text.
+    """
+    words = ["--experiment-name", experiment, "--job-name", experiment, "--enabled"]
+    when = ["--cron-expression", "0 0 2 * * *", "--pipeline-package-path", str(package)]
+    return "  " + shlex.join(["kfp", "recurring-run", "create", *words, *when])
+
+
 def compile_command(pipeline: Any) -> None:
-    """Run `python PIPELINE.py [--params FILE] [--output FILE]`: compile, then say how to submit."""
+    """Run `python PIPELINE.py [KEY=VALUE]...`: compile with these values, then say how to submit."""
     file = Path(sys.argv[0])
 
     def command(
+        words: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="KEY=VALUE", help="Parameters' values to compile in."),
+        ] = None,
         params: Annotated[Path | None, typer.Option(help="Values other than the defaults.")] = None,
         output: Annotated[Path, typer.Option(help="Package to write.")] = Path(
             f"{pipeline.name}.yaml"
         ),
     ) -> None:
-        values = stage_params(params) if params else {}
-        Compiler().compile(pipeline, str(output), pipeline_parameters=values)
-        submit = ["kfp", "run", "submit", str(file), *(["--params", str(params)] if params else [])]
+        words = words or []
+        if loose := [word for word in words if "=" not in word]:
+            raise typer.BadParameter(f"expected KEY=VALUE, got '{loose[0]}'")
+        given = stage_params(params) if params else {}
+        given |= dict(word.split("=", maxsplit=1) for word in words)
+        if given:
+            check(pipeline, given)
+        Compiler().compile(pipeline, str(output), pipeline_parameters=typed(pipeline, given))
+        file_option = ["--params", str(params)] if params else []
         typer.echo(f"compiled to {output}; to compile and submit in one:")
-        typer.echo(f"  {shlex.join(submit)}")
+        typer.echo(f"  {shlex.join(['kfp', 'run', 'submit', str(file), *file_option, *words])}")
         typer.echo("with kfp alone:")
-        typer.echo(stock_commands(file, output, pipeline.name, arguments(pipeline, values)))
+        typer.echo(stock_commands(file, output, pipeline.name, arguments(pipeline, given)))
+        typer.echo("every night at two:")
+        typer.echo(recurring_command(output, pipeline.name))
+        if tagged := [name for name in images(pipeline, given) if not pinned(name)]:
+            line = "named by tags, which may change; run 'make push REGISTRY=...' and compile again"
+            typer.echo(f"clipflow: {', '.join(tagged)}: {line}", err=True)
 
     command.__doc__ = pipeline.description
     try:
@@ -164,6 +212,21 @@ def compile_command(pipeline: Any) -> None:
     except ClipflowError as error:
         typer.echo(f"clipflow: {error}", err=True)
         sys.exit(2)
+
+
+def _typed(where: str, kind: int, text: str) -> Any:
+    if kind == ParameterType.STRING:
+        return text
+    expected = PYTHON_TYPES[kind]
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise ParamsError(f"{where}: expected {JSON_NAMES[expected]} in JSON, got '{text}'")
+    return value
 
 
 def _check_stage(stage: str, text: str, *, where: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from clipflow import params
+from clipflow.submit import compile_command, load
 from fakes.kfp_api import KfpApi, serve
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +121,8 @@ def test_submits_a_file(kfp: Kfp, api: KfpApi) -> None:
     (experiment,) = api.experiments.values()
     assert experiment["display_name"] == "laclip"
     assert api.runs[run_id]["display_name"] == "laclip"
-    assert set(api.runs[run_id]["pipeline_spec"]["root"]["dag"]["tasks"]) == set(params.STAGES)
+    components = api.runs[run_id]["pipeline_spec"]["pipeline_spec"]["components"]
+    assert {f"comp-{stage}" for stage in params.STAGES} <= set(components)
     assert values(api) == {}
     assert "deprecated" not in done.stderr
     assert "Warning" not in done.stderr
@@ -269,6 +271,35 @@ def test_dry_run_sends_nothing(kfp: Kfp, api: KfpApi, greet: Path) -> None:
     assert "nothing was sent" in done.stdout
     assert {(r.method, r.path) for r in api.requests} == {("GET", "/apis/v2beta1/healthz")}
     assert "not checked: no Kubernetes access is configured" in done.stderr
+
+
+def test_recurring_run(
+    kfp: Kfp,
+    api: KfpApi,
+    greet: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    package = tmp_path / "greet.yaml"
+    monkeypatch.setattr(
+        sys, "argv", [str(greet), "text=good night", "times=3", "--output", str(package)]
+    )
+    with pytest.raises(SystemExit, match="0"):
+        compile_command(load(greet))
+    command = capsys.readouterr().out.splitlines()[-1]
+
+    done = kfp(*shlex.split(command)[1:])
+
+    assert done.returncode == 0, done.stderr
+    (recurring,) = api.recurring_runs.values()
+    assert recurring["status"] == "ENABLED"
+    assert recurring["trigger"] == {"cron_schedule": {"cron": "0 0 2 * * *"}}
+    inputs = recurring["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+    assert {name: i["defaultValue"] for name, i in inputs.items()} == {
+        "text": "good night",
+        "times": 3,
+    }
 
 
 def test_service_account_and_cache(kfp: Kfp, api: KfpApi, greet: Path) -> None:

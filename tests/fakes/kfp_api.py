@@ -60,6 +60,7 @@ class KfpApi:
     requests: list[Request] = field(default_factory=list)
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    recurring_runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     token: str | None = None
     """If set, requests without this bearer token are answered 401."""
     broken_paths: tuple[str, ...] = ()
@@ -73,7 +74,7 @@ class KfpApi:
     endpoint: str = ""
 
     def posted(self, kind: str) -> list[Any]:
-        """The bodies posted to `experiments` or `runs`, in order."""
+        """The bodies posted to `experiments`, `runs` or `recurringruns`, in order."""
         path = f"{PREFIX}/{kind}"
         return [r.body for r in self.requests if r.method == "POST" and r.path == path]
 
@@ -97,6 +98,8 @@ class KfpApi:
                 return {"runs": list(self.runs.values())}
             case ["POST", "runs"]:
                 return self._create_run(request.body)
+            case ["POST", "recurringruns"]:
+                return self._create_recurring_run(request.body)
             case ["GET", "runs", run_id]:
                 found = _found(self.runs, run_id)
                 if self.script:
@@ -130,6 +133,25 @@ class KfpApi:
             "storage_state": "AVAILABLE",
         }
         return self.runs[run_id]
+
+    def _create_recurring_run(self, body: dict[str, Any]) -> dict[str, Any]:
+        _found(self.experiments, body.get("experiment_id", ""))
+        parameters = body.get("runtime_config", {}).get("parameters", {})
+        _check_parameters(_parse(body.get("pipeline_spec")), parameters)
+        if not body.get("display_name"):
+            raise RefusedError(400, "Invalid input error: The recurring run name is empty")
+        if not 1 <= int(body.get("max_concurrency", 0)) <= 10:
+            raise RefusedError(400, "Invalid input error: max concurrency isn't between 1 and 10")
+        cron = body.get("trigger", {}).get("cron_schedule", {}).get("cron")
+        if cron and len(cron.split()) != 6:
+            raise RefusedError(400, f"Invalid input error: Schedule cron is not supported: {cron}")
+        recurring_run_id = str(uuid.uuid4())
+        self.recurring_runs[recurring_run_id] = body | {
+            "recurring_run_id": recurring_run_id,
+            "created_at": CREATED_AT,
+            "status": "ENABLED" if body.get("mode") == "ENABLE" else "DISABLED",
+        }
+        return self.recurring_runs[recurring_run_id]
 
 
 def _found(things: dict[str, dict[str, Any]], thing_id: str) -> dict[str, Any]:
