@@ -24,6 +24,7 @@ from fakes.kfp_api import KfpApi, serve
 
 ROOT = Path(__file__).parents[2]
 KFP = Path(sys.executable).parent / "kfp"
+CLIPFLOW = KFP.with_name("clipflow")
 LACLIP = "pipelines/laclip.py"
 NOWHERE = "http://127.0.0.1:9"
 """Port 9 is `discard`: nothing answers there."""
@@ -271,6 +272,23 @@ def test_dry_run_sends_nothing(kfp: Kfp, api: KfpApi, greet: Path) -> None:
     assert "nothing was sent" in done.stdout
     assert {(r.method, r.path) for r in api.requests} == {("GET", "/apis/v2beta1/healthz")}
     assert "not checked: no Kubernetes access is configured" in done.stderr
+
+
+def test_clipflow_submit_is_the_same(kfp: Kfp, api: KfpApi, greet: Path) -> None:
+    done = kfp("submit", greet, "times=3", "-e", "nightly", script=CLIPFLOW)
+    assert done.returncode == 0, done.stderr
+    assert values(api) == {"times": 3}
+    assert [e["display_name"] for e in api.experiments.values()] == ["nightly"]
+    assert "Run details:" in done.stdout
+
+
+def test_watching_a_run_that_fails(kfp: Kfp, api: KfpApi, greet: Path) -> None:
+    said = {"task_id": "1", "display_name": "say", "state": "FAILED"}
+    api.script = [{"state": "FAILED", "run_details": {"task_details": [said]}}]
+    done = kfp("run", "submit", greet, "--watch")
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-2:] == ["say: FAILED (1/1 ended)", "Run is finished with state FAILED."]
 
 
 def test_recurring_run(
