@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -338,6 +339,47 @@ def merge_reports(
     inputs = {"checkpoint": checkpoint, "benchmarks": benchmarks}
     with store.folders(inputs, {"report": report}) as paths:
         merge.run(section, [store.at_hand(part) for part in parts], **paths)
+
+
+@app.command()
+def doctor(
+    namespace: Annotated[str, typer.Option(help="Where runs are: Kubeflow's, or a profile.")] = (
+        "kubeflow"
+    ),
+    service_account: Annotated[str, typer.Option(help="That of the tasks.")] = "clipflow-run",
+    endpoint: Annotated[
+        str | None, typer.Option(envvar="KFP_ENDPOINT", help="Kubeflow Pipelines.")
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URL", help="MLflow, by a forwarded port.")
+    ] = None,
+    store_endpoint: Annotated[
+        str | None, typer.Option("--store", metavar="URL", help="The store, by a forwarded port.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of findings.")] = False,
+) -> None:
+    """Check a cluster: what a run needs, one finding a line, each with its fix. Exit status 1: a problem.
+
+    Names that only the cluster knows need a forwarded port:
+
+    kubectl port-forward -n clipflow svc/mlflow 5000 & clipflow doctor --mlflow http://localhost:5000
+    """
+    from clipflow.doctor import examine, findings
+
+    found = []
+    for finding in examine(
+        namespace,
+        service_account=service_account,
+        endpoint=endpoint,
+        token=os.environ.get("KFP_EXISTING_TOKEN"),
+        mlflow=mlflow,
+        store=store_endpoint,
+    ):
+        found.append(finding)
+        if not as_json:
+            typer.echo(findings.line(finding))
+    typer.echo(findings.as_json(found) if as_json else findings.total(found))
+    raise typer.Exit(int(findings.has_problem(found)))
 
 
 def _run(

@@ -37,7 +37,7 @@ def check(needs: Iterable[Need], namespace: str) -> str | None:
 
     Returns what could not be looked at and why, if anything; None if everything is there.
     """
-    if not _configured():
+    if not configured():
         return "no Kubernetes access is configured (KUBECONFIG)"
     with client.ApiClient() as api_client:
         api_client.configuration.retries = False
@@ -58,7 +58,7 @@ def check(needs: Iterable[Need], namespace: str) -> str | None:
     return f"not allowed to read {', '.join(hidden)}" if hidden else None
 
 
-def _configured() -> bool:
+def configured() -> bool:
     """Whether a kubeconfig is there, or this is a pod with a service account's token."""
     for load in (config.load_kube_config, config.load_incluster_config):
         try:

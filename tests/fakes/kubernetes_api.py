@@ -30,8 +30,29 @@ Object = dict[str, Any]
 Key = tuple[str, str, str]
 """Group and version, namespace, plural."""
 
-CORE = ("namespaces", "nodes", "pods", "secrets", "configmaps", "persistentvolumeclaims")
+CORE = (
+    "namespaces",
+    "nodes",
+    "pods",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "serviceaccounts",
+    "services",
+)
 ARGO = "argoproj.io/v1alpha1"
+ACCESS = "authorization.k8s.io/v1"
+VERSION = {
+    "major": "1",
+    "minor": "34",
+    "gitVersion": "v1.34.1",
+    "gitCommit": "",
+    "gitTreeState": "clean",
+    "buildDate": "",
+    "goVersion": "",
+    "compiler": "gc",
+    "platform": "linux/amd64",
+}
 TRAINER = "trainer.kubeflow.org/v1alpha1"
 JOBSET = "jobset.sigs.k8s.io/jobset-name"
 DROP, LOSE = "drop", "lose"
@@ -73,6 +94,10 @@ class KubernetesApi:
     """Every connection ends without an answer."""
     installed: bool = True
     """Whether the custom kinds are served."""
+    resources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Plurals by group and version, as discovery tells."""
+    proxied: dict[str, Object | str] = field(default_factory=dict)
+    """What services answer through the API server's proxy, by name and port."""
     slow_deletion_s: float = 0
     """How long an object that is deleted in the foreground stays until its dependants are gone."""
     endpoint: str = ""
@@ -118,14 +143,19 @@ class KubernetesApi:
         """The body of the answer. Raises RefusedError."""
         if token != f"Bearer {self.token}":
             raise RefusedError(401, "Unauthorized", "Unauthorized")
+        if request.path == "/version/":
+            return VERSION
         words = request.path.strip("/").split("/")
         api_version = "/".join(words[1:3]) if words[0] == "apis" else words[1]
         rest = words[3 if words[0] == "apis" else 2 :]
+        if not rest:
+            return self._discover(api_version)
         namespace = ""
         if rest[0] == "namespaces" and len(rest) > 2:
             namespace, rest = rest[1], rest[2:]
         plural, name, part = (*rest, "", "")[:3]
         served = plural in CORE if api_version == "v1" else self.installed
+        served = served or api_version == ACCESS
         if not served:
             raise RefusedError(404, "", "404 page not found")
         if (request.verb, plural) in self.forbidden:
@@ -137,6 +167,10 @@ class KubernetesApi:
         held = self.all(api_version, namespace, plural)
         with self.lock:
             match request.verb, name, part:
+                case "post", "", "" if api_version == ACCESS:
+                    return self._review(request.body)
+                case "get", _, "proxy" if name in self.proxied:
+                    return self.proxied[name]
                 case "post", "", "":
                     return self._create(request, (api_version, namespace, plural))
                 case "get", "", "":
@@ -152,6 +186,21 @@ class KubernetesApi:
                 case "delete", "":
                     return self._delete(held, name, request.body or request.query)
         raise RefusedError(405, "MethodNotAllowed", f"{request.verb} {request.path}")
+
+    def _discover(self, api_version: str) -> Object:
+        if not self.installed or api_version not in self.resources:
+            raise RefusedError(404, "", "404 page not found")
+        resources = [
+            {"name": n, "kind": n, "namespaced": True, "singularName": "", "verbs": []}
+            for n in self.resources[api_version]
+        ]
+        return {"kind": "APIResourceList", "groupVersion": api_version, "resources": resources}
+
+    def _review(self, review: Object) -> Object:
+        wanted = review["spec"]["resourceAttributes"]
+        parts = filter(None, (wanted["resource"], wanted.get("subresource")))
+        allowed = (wanted["verb"], "/".join(parts)) not in self.forbidden
+        return review | {"status": {"allowed": allowed}}
 
     def _create(self, request: Request, key: Key) -> Object:
         thing: Object = request.body
@@ -317,6 +366,7 @@ def serve() -> Iterator[KubernetesApi]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else a body waits 40 ms for the word that its headers came
 
         def _handle(self) -> None:
             url = urlsplit(self.path)
