@@ -20,6 +20,7 @@ import pytest
 
 from clipflow import params
 from clipflow.submit import compile_command, load
+from fakes import kubernetes_api
 from fakes.kfp_api import KfpApi, serve
 
 ROOT = Path(__file__).parents[2]
@@ -289,6 +290,23 @@ def test_watching_a_run_that_fails(kfp: Kfp, api: KfpApi, greet: Path) -> None:
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-2:] == ["say: FAILED (1/1 ended)", "Run is finished with state FAILED."]
+
+
+def test_what_the_namespace_lacks_is_said_and_nothing_sent(
+    kfp: Kfp, api: KfpApi, tmp_path: Path
+) -> None:
+    with kubernetes_api.serve() as cluster:
+        cluster.put("v1", "", "namespaces", {"metadata": {"name": "kubeflow"}})
+        settings = {"metadata": {"name": "clipflow"}, "data": {"CLIPFLOW_STORE": "s3://a/b"}}
+        cluster.put("v1", "kubeflow", "configmaps", settings)
+        kubeconfig = str(cluster.kubeconfig(tmp_path))
+        message = error_of(kfp("run", "submit", LACLIP, KUBECONFIG=kubeconfig))
+    assert message.startswith(f"{cluster.endpoint}: namespace 'kubeflow': lacks ")
+    assert "MLFLOW_TRACKING_URI in ConfigMap clipflow" in message
+    assert "; PersistentVolumeClaim clipflow-scratch; " in message
+    assert "; Secret clipflow-mlflow; Secret clipflow-store; " in message
+    assert "clipflow-hub" not in message
+    assert api.posted("experiments") == api.posted("runs") == []
 
 
 def test_recurring_run(
