@@ -1,5 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+ENGINE ?= $(shell command -v docker >/dev/null && echo docker || echo podman)
+OVERLAY ?= dev
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(MAKEFILE_LIST))
@@ -61,6 +63,36 @@ drill-rewrite: setup  ## kill -9 rewrite at many moments, through a server that 
 
 bench-rewrite-overhead: setup  ## captions per second of all that surrounds the model in rewriting
 	python tests/benchmarks/rewrite_overhead.py
+
+drill-mlflow: setup  ## MLflow goes away while training logs; nothing may be lost
+	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.mlflow
+
+drill-store: setup  ## the object store refuses one request in ten; nothing may be lost
+	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.store
+
+drill-pods: setup  ## kill -9 a pod of every stage; nothing may be lost or registered twice
+	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.pods
+
+images:  ## clipflow-cpu:dev and clipflow-gpu:dev, by docker or podman (ENGINE=..., BUILD_FLAGS=...)
+	sha=$$(git rev-parse HEAD) && test -z "$$(git status --porcelain)" || sha=$$sha-dirty; \
+	for target in cpu gpu; do \
+	  $(ENGINE) build $(BUILD_FLAGS) --file components/Dockerfile --target $$target --build-arg GIT_SHA=$$sha --tag clipflow-$$target:dev . || exit; \
+	done
+	@$(ENGINE) images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep -E '(^|/)clipflow-(cpu|gpu):dev '
+
+push:  ## the images to REGISTRY=..., and their names by digest to images.json
+	$(PYTHON) k8s/push.py $(ENGINE) $(REGISTRY) $(PUSH_FLAGS)
+
+deploy:  ## apply OVERLAY=dev or prod to the cluster; jobs can't be changed, so they are made anew
+	kubectl delete job -n clipflow mlflow-migrate store-bucket --ignore-not-found
+	kubectl delete job -n $(if $(filter prod,$(OVERLAY)),clipflow,kubeflow) clipflow-scratch --ignore-not-found
+	kubectl kustomize k8s/overlays/$(OVERLAY) $(if $(filter prod,$(OVERLAY)),| $(PYTHON) k8s/pin.py images.json) | kubectl apply --server-side -f -
+
+test-containers: setup  ## stages, then the whole pipeline, in the images of `make images`
+	CONTAINER_ENGINE=$(ENGINE) pytest tests/containers
+
+test-services: setup  ## MLflow on Postgres and an object store, as the cluster runs them
+	pytest tests/services
 
 lock: setup  ## requirements.lock from pyproject.toml
 	uv pip compile --quiet --universal --extra train --extra agreement --extra dev --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --output-file requirements.lock
