@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(open_clip.CustomTextCLIP(**SIZES).state_dict(), folder / checkpoints.WEIGHTS)
     config = {"model_cfg": {**SIZES, "custom_text": True}, "preprocess_cfg": {"size": [32, 32]}}
     manifest.write_json(folder / checkpoints.CONFIG, config)
-    manifest.write_json(folder / checkpoints.PROVENANCE, {"mlflow_run_id": "none"})
+    versions = {name: version(name) for name in checkpoints.PACKAGES}
+    lineage = {"mlflow_run_id": "none", checkpoints.VERSIONS: versions}
+    manifest.write_json(folder / checkpoints.PROVENANCE, lineage)
     manifest.write(
         folder, checkpoints.SCHEMA, recipe="clip", architecture="tiny", params={"steps": 1}
     )

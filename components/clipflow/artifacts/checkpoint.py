@@ -5,7 +5,8 @@ checkpoint/open_clip_config.json    architecture and preprocessing, as open_clip
 checkpoint/manifest.json            recipe, params, digests
 checkpoint/history.parquet          step, loss, ...: what was logged while training
 checkpoint/examples.parquet         a few training pairs: key, image (JPEG), caption, rewrites
-checkpoint/provenance.json          git commit, image, input digests, MLflow run: the lineage key
+checkpoint/provenance.json          git commit, image, input digests, MLflow run: the lineage key; versions
+                                    of the packages that load it, as they were where it was trained
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:artifacts/checkpoint")
 """
@@ -25,6 +26,10 @@ CONFIG = "open_clip_config.json"
 HISTORY = "history.parquet"
 EXAMPLES = "examples.parquet"
 PROVENANCE = "provenance.json"
+PACKAGES = ("numpy", "open_clip_torch", "pillow", "torch", "torchvision")
+"""What loads a checkpoint."""
+VERSIONS = "packages"
+"""Where provenance has their versions."""
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -34,6 +39,17 @@ def read(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder / name}: missing; make it again with 'clipflow pretrain'")
     return facts
+
+
+def versions(folder: Path) -> dict[str, str]:
+    """The versions of PACKAGES with which the checkpoint was trained. Raises ArtifactError."""
+    found = provenance(folder).get(VERSIONS)
+    if not isinstance(found, dict) or set(found) != set(PACKAGES):
+        raise ArtifactError(
+            f"{folder / PROVENANCE}: {VERSIONS}: expected versions of {', '.join(PACKAGES)}, got {found};"
+            " make it again with 'clipflow pretrain'"
+        )
+    return found
 
 
 def provenance(folder: Path) -> dict[str, Any]:

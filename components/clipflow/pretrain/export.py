@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,7 +40,12 @@ def write(
     pq.write_table(pa.Table.from_pylist(state.history), folder / checkpoint.HISTORY)
     pq.write_table(_examples(samples, params.seed), folder / checkpoint.EXAMPLES)
     manifest.write_json(
-        folder / checkpoint.PROVENANCE, {**lineage, "mlflow_run_id": state.mlflow_run_id}
+        folder / checkpoint.PROVENANCE,
+        {
+            **lineage,
+            "mlflow_run_id": state.mlflow_run_id,
+            checkpoint.VERSIONS: {name: version(name) for name in checkpoint.PACKAGES},
+        },
     )
     manifest.write(
         folder,

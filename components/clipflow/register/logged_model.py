@@ -13,10 +13,11 @@ from typing import Any
 from PIL import Image
 
 from clipflow import track
+from clipflow.artifacts import checkpoint as checkpoints
 
 SERVING = Path(__file__).with_name("serving.py")
-REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "torch", "torchvision")
-"""What serving.py imports, at the versions installed here."""
+OURS = ("mlflow", "pandas")
+"""What serving.py imports besides what loads a checkpoint, at the versions installed here."""
 TEMPLATES = ["a photo of a {c}."]
 """Prompts of zero-shot classification where a request names none."""
 
@@ -59,9 +60,15 @@ def _save(checkpoint: Path, folder: Path, run_id: str, model_id: str) -> None:
         artifacts={"checkpoint": str(checkpoint)},
         signature=_signature(),
         input_example=_example(),
-        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+        pip_requirements=_requirements(checkpoint),
         mlflow_model=Model(run_id=run_id, model_id=model_id),
     )
+
+
+def _requirements(checkpoint: Path) -> list[str]:
+    """What the model needs: torch and its like as it was trained with, which need not be installed here."""
+    versions = {name: version(name) for name in OURS} | checkpoints.versions(checkpoint)
+    return [f"{name}=={number.split('+')[0]}" for name, number in sorted(versions.items())]
 
 
 def _signature() -> Any:

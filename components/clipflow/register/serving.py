@@ -1,7 +1,8 @@
 """The registered model: embeds images and texts, and classifies images zero-shot.
 
 MLflow copies this file into the model and runs it where only the model's requirements are
-installed, so it imports nothing of clipflow. The checkpoint travels beside it.
+installed, so it imports nothing of clipflow. The checkpoint travels beside it. MLflow imports it as
+well where the model is registered, which needs no torch: torch is imported by what computes.
 
 A request has a row per image (column `image`: JPEG or PNG, base64 in JSON) or text (column `text`).
 The row's other cell is empty, or nobody has it and the column is left out. The answer has a row for
@@ -15,16 +16,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
-import open_clip
 import pandas as pd  # type: ignore[import-untyped]
-import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import normalize
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCH = 64
 """Images or texts embedded at once."""
@@ -35,6 +35,9 @@ class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the checkpoint as open_clip does, onto a GPU if there is one."""
+        import open_clip
+        import torch
+
         source = f"local-dir:{context.artifacts['checkpoint']}"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, _, self.preprocess = open_clip.create_model_and_transforms(
@@ -47,6 +50,8 @@ class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """An answer per row. Raises MlflowException, over HTTP status 400, naming a bad row."""
+        import torch
+
         rows = model_input.to_dict("records")
         images = [n for n, row in enumerate(rows) if _given(row.get("image"))]
         texts = [n for n, row in enumerate(rows) if _given(row.get("text"))]
@@ -72,6 +77,8 @@ class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return pd.DataFrame(answer, columns=columns, dtype=object).replace({float("nan"): None})
 
     def _embed_images(self, images: Sequence[tuple[int, bytes]]) -> Tensor:
+        import torch
+
         pixels = [self.preprocess(_decoded(n, data)) for n, data in images]
         batches = [torch.stack(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
         return self._features(self.model.encode_image, batches)
@@ -82,6 +89,8 @@ class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def _embed_classes(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
         """A unit vector per class: the mean over its prompts (CLIP, section 3.1.4)."""
+        from torch.nn.functional import normalize
+
         if not templates or any("{c}" not in template for template in templates):
             raise _refused(
                 f"params: templates: expected texts with {{c}} in them, found {templates}"
@@ -91,6 +100,9 @@ class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return normalize(features.mean(dim=1), dim=-1)
 
     def _features(self, encode: Any, batches: Sequence[Tensor]) -> Tensor:
+        import torch
+        from torch.nn.functional import normalize
+
         if not batches:
             return torch.empty(0)
         encoded = [encode(batch.to(self.device)) for batch in batches]

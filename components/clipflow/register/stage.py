@@ -107,6 +107,7 @@ def _new(
     if track.look_up(client.get_registered_model, model) is None:
         client.create_registered_model(model)
     lineage = checkpoints.provenance(checkpoint)
+    lineage.pop(checkpoints.VERSIONS, None)
     champion = track.aliased(model, CHAMPION)
     with track.reopen(lineage.get("mlflow_run_id"), name=model) as run:
         model_id = logged_model.log(

@@ -1,6 +1,7 @@
 """A checkpoint small enough to register in a test, and a report of chosen metrics."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import open_clip
@@ -32,6 +33,7 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {"size": [32, 32]}}
         manifest.write_json(folder / checkpoints.CONFIG, config)
         lineage = {"git_sha": "abc", "pairs_digest": "0" * 32, "mlflow_run_id": run_id}
+        lineage[checkpoints.VERSIONS] = {name: version(name) for name in checkpoints.PACKAGES}
         manifest.write_json(folder / checkpoints.PROVENANCE, lineage)
         manifest.write(
             folder,
