@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-ENGINE ?= $(shell command -v docker >/dev/null && echo docker || echo podman)
+ENGINE ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 OVERLAY ?= dev
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -81,7 +81,7 @@ images:  ## clipflow-cpu:dev and clipflow-gpu:dev, by docker or podman (ENGINE=.
 	@$(ENGINE) images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep -E '(^|/)clipflow-(cpu|gpu):dev '
 
 push:  ## the images to REGISTRY=..., and their names by digest to images.json
-	$(PYTHON) k8s/push.py $(ENGINE) $(REGISTRY) $(PUSH_FLAGS)
+	$(PYTHON) k8s/push.py $(ENGINE) dev $(REGISTRY) $(PUSH_FLAGS)
 
 deploy:  ## apply OVERLAY=dev or prod to the cluster; jobs can't be changed, so they are made anew
 	kubectl delete job -n clipflow mlflow-migrate store-bucket --ignore-not-found

@@ -1,10 +1,10 @@
 """Push the images of `make images`, and write their names by digest to images.json.
 
-    python k8s/push.py docker ghcr.io/acme
-    python k8s/push.py podman localhost:5000 --tls-verify=false
+    python k8s/push.py docker dev ghcr.io/acme
+    python k8s/push.py podman dev localhost:5000 --tls-verify=false
 
-The first word is the engine, what follows the registry goes to its `push`. The tag is the commit that was
-built. A digest is what the registry has, so both `clipflow-cpu@sha256:...` and what is in it stay the same.
+The words are the engine, the tag that the images have here, and the registry; what follows goes to the
+engine's `push`. In the registry the tag is the commit that was built. A digest is what the registry has, so both `clipflow-cpu@sha256:...` and what is in it stay the same.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 REVISION = '{{ index .Config.Labels "org.opencontainers.image.revision" }}'
 
 
-def push(engine: str, registry: str, flags: list[str]) -> dict[str, str]:
+def push(engine: str, tag: str, registry: str, flags: list[str]) -> dict[str, str]:
     """Push both images; return their names by digest. Raises SystemExit with one line."""
-    tags = {target: revision(engine, f"clipflow-{target}:dev") for target in TARGETS}
-    if len(set(tags.values())) > 1:
-        raise SystemExit(f"images: built from different commits, {tags}; run 'make images' again")
+    commits = {target: revision(engine, f"clipflow-{target}:{tag}") for target in TARGETS}
+    if len(set(commits.values())) > 1:
+        raise SystemExit(
+            f"images of different commits, {commits}; run 'make images' and push again"
+        )
     names = {}
-    for target, tag in tags.items():
+    for target, commit in commits.items():
         name = f"{registry.rstrip('/')}/clipflow-{target}"
-        run(engine, "tag", f"clipflow-{target}:dev", f"{name}:{tag}")
-        names[target] = f"{name}@{_push(engine, name, tag, flags)}"
+        run(engine, "tag", f"clipflow-{target}:{tag}", f"{name}:{commit}")
+        names[target] = f"{name}@{_push(engine, f'{name}:{commit}', flags)}"
     return names
 
 
@@ -60,26 +62,26 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def _push(engine: str, name: str, tag: str, flags: list[str]) -> str:
-    """Push `name:tag`; return the digest by which the registry has it."""
+def _push(engine: str, name: str, flags: list[str]) -> str:
+    """Push; return the digest by which the registry has it."""
     if "--digestfile" in run(engine, "push", "--help"):  # podman's images have local digests too
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "digest"
-            run(engine, "push", *flags, "--digestfile", str(file), f"{name}:{tag}")
+            run(engine, "push", *flags, "--digestfile", str(file), name)
             said = file.read_text(encoding="utf-8")
     else:
-        said = run(engine, "push", *flags, f"{name}:{tag}")
+        said = run(engine, "push", *flags, name)
     if found := DIGEST.search(said):
         return found[0]
-    raise SystemExit(f"{name}:{tag}: pushed, but '{engine} push' named no digest: {said[-200:]}")
+    raise SystemExit(f"{name}: pushed, but '{engine} push' named no digest: {said[-200:]}")
 
 
 def main(arguments: list[str]) -> None:
     """Push, and write images.json aside first, so that it is whole or the one before."""
-    if len(arguments) < 2 or arguments[1].startswith("-"):
+    if len(arguments) < 3 or arguments[2].startswith("-"):
         raise SystemExit("no registry to push to; make push REGISTRY=registry.example.org/team")
-    engine, registry, *flags = arguments
-    names = push(engine, registry, flags)
+    engine, tag, registry, *flags = arguments
+    names = push(engine, tag, registry, flags)
     aside = DIGESTS.with_name(f"{DIGESTS.name}.{os.getpid()}")
     aside.write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
     aside.replace(DIGESTS)
