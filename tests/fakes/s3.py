@@ -115,6 +115,12 @@ class Store:
         """Answer every request."""
         self.fail()
 
+    def go_away(self, seconds: float) -> None:
+        """Close every connection for so long; then fail as before."""
+        body = json.dumps({"away_s": seconds}).encode()
+        with urlopen(Request(self.endpoint + CONTROL, data=body, method="PUT")):
+            pass
+
     def counts(self) -> dict[str, int]:
         """How many requests came, and how many failed, by kind and by method: `requests`, `drop`, `PUT`."""
         with urlopen(self.endpoint + CONTROL) as answer:
@@ -151,6 +157,7 @@ class Gate:
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
         self._lock = threading.Lock()
+        self._away_until = 0.0
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
@@ -158,11 +165,12 @@ class Gate:
             return self._control(environ, start)
         with self._lock:
             self.counts.update(["requests", method])
-            kind = self.faults.draw(self._rng, method)
+            away = time.monotonic() < self._away_until
+            kind = "away" if away else self.faults.draw(self._rng, method)
             self.counts.update([kind] if kind else [])
             faults = self.faults
         time.sleep(faults.latency_s)
-        if kind == "drop":
+        if kind in {"away", "drop"}:
             return _hang_up(environ)
         code = CODES[faults.status] if kind == "error" else _refusal(environ)
         if code:
@@ -181,8 +189,11 @@ class Gate:
     def _control(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         with self._lock:
             if environ["REQUEST_METHOD"] == "PUT":
-                body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-                self.faults = Faults(**json.loads(body))
+                asked = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+                if "away_s" in asked:
+                    self._away_until = time.monotonic() + asked["away_s"]
+                else:
+                    self.faults = Faults(**asked)
             return _answer(start, 200, json.dumps(self.counts).encode())
 
 
