@@ -12,6 +12,7 @@ CLIPFLOW_DATA     folder for what was downloaded, kept by content; default artif
 CLIPFLOW_SCRATCH  folder for what is being made; default artifacts/scratch
 
 Credentials, region and endpoint come from the environment as boto3 reads it (AWS_ENDPOINT_URL_S3, ...).
+A store that can't be reached is told within seconds; one that goes away later is waited for.
 """
 
 from __future__ import annotations
@@ -22,11 +23,23 @@ import json
 import logging
 import os
 import shutil
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
 
 from clipflow import log
 from clipflow.artifacts import lock, manifest
@@ -40,10 +53,17 @@ PROVENANCE = "provenance.json"
 """Names a run, so equal manifests may stand beside different ones."""
 TRANSFERS = 8
 """Objects on the way at once; large ones also go in parts at once."""
-ATTEMPTS = 10
-"""Times that a call is tried when the store is busy or away, with growing pauses."""
+ATTEMPTS = 5
+"""Times that boto3 tries a call when the store is busy or away, with growing pauses."""
+PATIENCE_S = 600.0
+"""How long a store that has answered before is waited for: what a stage made is not thrown away lightly."""
 
 Location = str | Path
+T = TypeVar("T")
+
+
+class StoreAwayError(StoreError):
+    """The store is busy, or away, or broke off its answer: trying again may help."""
 
 
 def everything(name: str) -> bool:
@@ -164,6 +184,8 @@ def folders(
             key = hashlib.sha256(json.dumps([target, made_with, known]).encode()).hexdigest()[:16]
             made[name] = _scratch() / "outputs" / key / name
             made[name].parent.mkdir(parents=True, exist_ok=True)
+            if made[name].is_symlink() and not made[name].exists():
+                made[name].unlink()  # what was made has been cleared away
     yield paths | {name: made.get(name, Path(location)) for name, location in outputs.items()}
     if not log.is_main_process():
         return
@@ -180,12 +202,21 @@ def folders(
 
 
 def _keep(made: Path, folder: Path) -> None:
-    """What was made is what a later stage on this machine would download."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """What was made is what a later stage on this machine would download, and is not made again by a
+    task that is tried again: a link stays in its place.
+    """
+    if made.is_symlink():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     with lock.held(folder.with_name(f"{folder.name}.lock"), wait=True):
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.move(made, folder)
-    shutil.rmtree(made.parent, ignore_errors=True)
+        # Others may be reading what is there, which is the same.
+        for file in (f for f in made.rglob("*") if f.is_file()):
+            place = folder / file.relative_to(made)
+            if not _is_there(place, file.stat().st_size):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(place)
+    shutil.rmtree(made)
+    made.symlink_to(folder.absolute())
 
 
 def _data() -> Path:
@@ -216,15 +247,18 @@ class _Objects:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.bucket, _, self.prefix = self.url.removeprefix(SCHEME).partition("/")
+        self._given_up = threading.Event()
         if not (is_url(url) and self.bucket and self.prefix):
             raise StoreError(f"'{url}': expected s3://BUCKET/PATH")
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each object by its name below the URL."""
-        with self._refusals():
-            pages = _client().get_paginator("list_objects_v2")
-            found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
-            entries = [entry for page in found for entry in page.get("Contents", [])]
+
+        def pages() -> list[Any]:
+            listing = _client().get_paginator("list_objects_v2")
+            return list(listing.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/"))
+
+        entries = [entry for page in self._ask(pages) for entry in page.get("Contents", [])]
         start = len(self.prefix) + 1
         return {entry["Key"][start:]: entry["Size"] for entry in entries}
 
@@ -250,9 +284,12 @@ class _Objects:
 
     def read(self, name: str) -> bytes:
         """The bytes of a small object."""
-        with self._refusals():
+
+        def body() -> bytes:
             answer = _client().get_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
             return bytes(answer["Body"].read())
+
+        return self._ask(body)
 
     def download(self, sizes: Mapping[str, int], folder: Path) -> None:
         """Fetch objects, the manifest last; each file is complete or absent."""
@@ -263,10 +300,10 @@ class _Objects:
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             aside = file.with_name(f"{file.name}.partial")
-            with self._refusals():
-                _client().download_file(
-                    self.bucket, f"{self.prefix}/{name}", str(aside), Callback=update
-                )
+            key = f"{self.prefix}/{name}"
+            self._ask(
+                lambda: _client().download_file(self.bucket, key, str(aside), Callback=update)
+            )
             aside.replace(file)
 
         self._transfer(fetch, rest, "downloading")
@@ -277,17 +314,16 @@ class _Objects:
         """Store files under their names."""
 
         def send(name: str, update: Callable[[int], Any]) -> None:
-            key = f"{self.prefix}/{name}"
-            with self._refusals():
-                _client().upload_file(str(files[name]), self.bucket, key, Callback=update)
+            file, key = str(files[name]), f"{self.prefix}/{name}"
+            self._ask(lambda: _client().upload_file(file, self.bucket, key, Callback=update))
 
         self._transfer(send, {name: f.stat().st_size for name, f in files.items()}, "uploading")
 
     def delete(self, names: list[str]) -> None:
         """Remove objects."""
-        with self._refusals():
-            for name in names:
-                _client().delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+        for name in names:
+            key = f"{self.prefix}/{name}"
+            self._ask(lambda key=key: _client().delete_object(Bucket=self.bucket, Key=key))  # type: ignore[misc]
 
     def _transfer(
         self,
@@ -304,28 +340,67 @@ class _Objects:
                 for moved in moves:
                     moved.result()
             except BaseException:
+                self._given_up.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """What the store refuses, and that it can't be reached, as one line."""
-        from boto3.exceptions import Boto3Error
+    def _ask(self, call: Callable[[], T]) -> T:
+        """What the store answers; one that has answered before and is away is asked again for a while."""
+        patience_s = PATIENCE_S if _client() in _HAVE_ANSWERED else 0.0
+
+        def warn(state: RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome:
+                error = state.outcome.exception()
+                logger.warning("%s; trying again for %.0f minutes", error, patience_s / 60)
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(StoreAwayError),
+            stop=stop_after_delay(patience_s) | stop_when_event_set(self._given_up),
+            sleep=sleep_using_event(self._given_up),
+            wait=wait_random_exponential(max=15),
+            before_sleep=warn,
+            reraise=True,
+        )
+        answer: T = retrying(self._told(call))
+        _HAVE_ANSWERED.add(_client())
+        return answer
+
+    def _told(self, call: Callable[[], T]) -> Callable[[], T]:
+        """The call, with what goes wrong as one line: StoreAwayError where waiting may help."""
+        from boto3.exceptions import Boto3Error, RetriesExceededError
+        from botocore import exceptions as botocore
         from botocore.exceptions import BotoCoreError, ClientError
 
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", "unknown"))
-            raise StoreError(
-                f"{self.url}: the object store answered {code}; {ADVICE.get(code, RETRY)}"
-            ) from error
-        except (BotoCoreError, Boto3Error) as error:
-            what = " ".join(str(error).split())
-            raise StoreError(
-                f"{self.url}: can't use the object store ({what}); check AWS_ENDPOINT_URL_S3,"
-                " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            ) from error
+        passing = (
+            botocore.ChecksumError,
+            botocore.ConnectionError,
+            botocore.FlexibleChecksumError,
+            botocore.HTTPClientError,
+            botocore.IncompleteReadError,
+            RetriesExceededError,
+        )
+
+        def told() -> T:
+            try:
+                return call()
+            except (ClientError, BotoCoreError, Boto3Error) as error:
+                # boto3 wraps what an upload was refused with.
+                cause = error.__context__ if isinstance(error.__context__, ClientError) else error
+                if isinstance(cause, ClientError):
+                    code = str(cause.response.get("Error", {}).get("Code", "unknown"))
+                    status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+                    kind = StoreAwayError if status >= 500 or status == 429 else StoreError
+                    raise kind(
+                        f"{self.url}: the object store answered {code}; {ADVICE.get(code, RETRY)}"
+                    ) from cause
+                what = " ".join(str(error).split())
+                kind = StoreAwayError if isinstance(error, passing) else StoreError
+                raise kind(
+                    f"{self.url}: can't use the object store ({what}); check AWS_ENDPOINT_URL_S3,"
+                    " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                ) from error
+
+        return told
 
 
 RETRY = "try again, or look at the store's log"
@@ -337,6 +412,9 @@ ADVICE = {
     "SignatureDoesNotMatch": _CREDENTIALS,
     "403": _CREDENTIALS,
 }
+
+_HAVE_ANSWERED: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Clients whose store is known to be there."""
 
 
 @functools.cache

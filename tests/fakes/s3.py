@@ -115,9 +115,9 @@ class Store:
         """Answer every request."""
         self.fail()
 
-    def go_away(self, seconds: float) -> None:
-        """Close every connection for so long; then fail as before."""
-        body = json.dumps({"away_s": seconds}).encode()
+    def go_away(self, seconds: float, *, at: str) -> None:
+        """From the next request with this method on close every connection for so long; then as before."""
+        body = json.dumps({"away_s": seconds, "at": at}).encode()
         with urlopen(Request(self.endpoint + CONTROL, data=body, method="PUT")):
             pass
 
@@ -157,7 +157,7 @@ class Gate:
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
         self._lock = threading.Lock()
-        self._away_until = 0.0
+        self._away_s, self._away_at, self._away_until = 0.0, "", 0.0
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
@@ -165,6 +165,8 @@ class Gate:
             return self._control(environ, start)
         with self._lock:
             self.counts.update(["requests", method])
+            if method == self._away_at:
+                self._away_at, self._away_until = "", time.monotonic() + self._away_s
             away = time.monotonic() < self._away_until
             kind = "away" if away else self.faults.draw(self._rng, method)
             self.counts.update([kind] if kind else [])
@@ -191,7 +193,7 @@ class Gate:
             if environ["REQUEST_METHOD"] == "PUT":
                 asked = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
                 if "away_s" in asked:
-                    self._away_until = time.monotonic() + asked["away_s"]
+                    self._away_s, self._away_at = asked["away_s"], asked["at"]
                 else:
                     self.faults = Faults(**asked)
             return _answer(start, 200, json.dumps(self.counts).encode())

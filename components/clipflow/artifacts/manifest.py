@@ -93,13 +93,21 @@ def _partial(out: Path) -> Path:
 def _replace(outs: Sequence[Path], partials: Sequence[Path]) -> None:
     olds = [out.with_name(out.name + ".old") for out in outs]
     for out, old in zip(outs, olds, strict=True):
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
         if out.exists():
             out.rename(old)
     for out, partial in zip(outs, partials, strict=True):
         partial.rename(out)
     for old in olds:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """A link goes, not what it leads to."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(folder: Path, schema: str, **facts: Any) -> None:
