@@ -6,6 +6,7 @@ determines the run, so that other params, data or code never pick them up:
     step-00000200-1f0c2a4be8d90c35.pt   model, optimizer, average, MLflow run, history; named by its SHA-256
     samples.arrow                       pairs joined with their rewrites
     lock                                held by the process that is at work here
+    made                                the checkpoint's digest, once it is there: all that is left then
 
 The order of samples, crops, caption draws, the schedule and every random number are functions of the seed,
 the step and the rank, so a state needs nothing of them. Weights are saved whole, by the first process,
@@ -19,7 +20,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -47,6 +47,7 @@ from clipflow.pretrain.params import Params
 
 logger = logging.getLogger(__name__)
 
+MADE = "made"
 NOT_COMPUTED = {"checkpoint_every", "checkpoint_minutes", "checkpoint_keep", "sharded"}
 """Params that change nothing in what is computed: a run may be taken up again with others."""
 
@@ -140,12 +141,36 @@ class Scratch:
             _scatter(contents, parts)
         return state
 
-    def clear(self) -> None:
-        """Forget the run, which is complete: its folder is gone at once, whoever comes next starts anew."""
-        done = self.folder.with_suffix(".done")
-        shutil.rmtree(done, ignore_errors=True)  # left by one that was killed right here
-        self.folder.rename(done)
-        shutil.rmtree(done)
+    def made(self, checkpoint: Path) -> bool:
+        """Whether an earlier call has made this checkpoint: publishing it may be what failed since then.
+
+        Every process must call it.
+        """
+        known = [is_main_process() and self._has_made(checkpoint)]
+        if dist.is_initialized():
+            dist.broadcast_object_list(known)
+        return known[0]
+
+    def clear(self, checkpoint: Path) -> None:
+        """Forget the run, which is complete, but for the digest of what it made."""
+        aside = self.folder / f"{MADE}.partial"
+        aside.write_text(manifest.digest(checkpoint), encoding="utf-8")
+        aside.replace(self.folder / MADE)
+        self._forget()
+
+    def _has_made(self, checkpoint: Path) -> bool:
+        note = self.folder / MADE
+        if not note.exists() or not (checkpoint / manifest.MANIFEST).exists():
+            return False
+        if manifest.digest(checkpoint) != note.read_text(encoding="utf-8"):
+            return False
+        self._forget()  # the earlier call may have been killed before it did
+        return True
+
+    def _forget(self) -> None:
+        for file in self.folder.iterdir():
+            if file.name not in {MADE, "lock"}:
+                file.unlink()
 
     def _write(self, step: int, contents: dict[str, Any]) -> None:
         """Write aside, onto the disk, and rename: a kill or a power cut leaves the older states alone."""

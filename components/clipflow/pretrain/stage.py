@@ -32,8 +32,9 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
 
     Killed, interrupted or preempted, the next call with the same params, inputs and code goes on from
     the last saved state, with the same batches, on as many processes as there now are; SIGTERM and
-    Ctrl-C save first. Raises ArtifactError for inputs that don't fit, TrackingError before training if
-    MLflow is down, ClipflowError if the loss stays away from finite numbers.
+    Ctrl-C save first. A checkpoint that such a call has made is left as it is. Raises ArtifactError for
+    inputs that don't fit, TrackingError before training if MLflow is down, ClipflowError if the loss stays
+    away from finite numbers.
     """
     data = Pairs(pairs)
     track.connect()
@@ -60,6 +61,9 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
         ", sharded" if model is objective and accelerator.num_processes > 1 else "",
     )  # fmt: skip
     with Scratch(params, towers.config, inputs).locked(accelerator.is_main_process) as scratch:
+        if scratch.made(checkpoint):
+            logger.info("%s: made by an earlier try", checkpoint)
+            return
         with accelerator.local_main_process_first():
             join(data, rewrites, scratch.samples)
         samples = Samples(data, scratch.samples)
@@ -96,7 +100,7 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
                     export.write(folder, params, towers, weights, samples, state, lineage)
                 mlflow_run.log_artifacts(checkpoint / checkpoint_artifact.CONFIG, "checkpoint")
         if accelerator.is_main_process:
-            scratch.clear()
+            scratch.clear(checkpoint)
         accelerator.wait_for_everyone()
     logger.info(
         "wrote %s: loss %.3f after %d steps", checkpoint, state.history[-1]["loss"], state.step

@@ -247,10 +247,30 @@ def test_when_a_state_is_due(stage_params: Any, monkeypatch: pytest.MonkeyPatch)
     assert due(30)
 
 
-def test_a_complete_run_is_forgotten(scratch: Scratch) -> None:
+def test_of_a_complete_run_only_what_it_made_is_known(
+    scratch: Scratch, inputs: dict[str, Path], tmp_path: Path
+) -> None:
     save(scratch, 1)
-    scratch.clear()
-    assert not any(scratch.folder.parent.iterdir())
+    made = inputs["pairs"]  # any artifact will do
+    assert not scratch.made(made)
+    scratch.clear(made)
+    assert {file.name for file in scratch.folder.iterdir()} == {"lock", "made"}
+    assert scratch.made(made)
+    assert not scratch.made(inputs["rewrites"])
+    assert not scratch.made(tmp_path / "absent")
+
+
+def test_a_kill_while_states_are_deleted_leaves_no_state(
+    scratch: Scratch, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(scratch, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scratch.clear(inputs["pairs"])
+    assert states(scratch) == [1]
+    assert scratch.made(inputs["pairs"])
+    assert states(scratch) == []
 
 
 def test_other_params_data_or_models_are_other_runs(
