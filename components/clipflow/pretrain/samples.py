@@ -29,8 +29,8 @@ def join(pairs: Pairs, rewrites: Path, file: Path) -> None:
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    # The nodes of a job may share the folder, and each writes the same.
-    aside = file.with_name(f"{file.name}.{socket.gethostname()}.partial")
+    # The nodes of a job may share the folder, and the first process of each writes the same.
+    aside = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}.partial")
     with pa.OSFile(str(aside), "wb") as stream, pa.ipc.new_file(stream, TABLE) as writer:
         for index, texts in rewrites_artifact.by_shard(rewrites, pairs):
             writer.write_batch(
