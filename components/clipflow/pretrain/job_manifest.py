@@ -23,6 +23,8 @@ PARAMS = "/tmp/params.json"
 SCRIPT = f'printf %s "$CLIPFLOW_PARAMS" > {PARAMS} && exec torchrun -m clipflow "$@"'
 SAVE_S = 100
 """How long torchrun lets processes save after SIGTERM (by itself 30 s); the runtime gives pods 120 s."""
+MEET_S = 3600
+"""How long pods wait for each other (by itself 600 s): nodes may have to be made, and fetch the image."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ def manifest(run: Run, placement: Placement, params: str, arguments: list[str]) 
     amount = {"memory": placement.memory}
     processes = max(1, placement.accelerators_per_node)
     environ = {
-        "CLIPFLOW_PARAMS": params,
+        "CLIPFLOW_PARAMS": params.replace("$", "$$"),  # Kubernetes takes $(NAME) for a variable
         "CLIPFLOW_IMAGE": placement.image,
         "KFP_RUN_ID": run.id,
         "KFP_WORKFLOW": run.workflow,
+        "PET_RDZV_CONF": f"timeout={MEET_S}",
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVE_S),
     }
     if placement.accelerators_per_node:
