@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +39,32 @@ TWO_NODES = Placement(
 )
 
 
-def test_pods_of_a_job_equal_one_process(tmp_path: Path, values: dict[str, Any]) -> None:
-    values["pretrain"] |= {"steps": 8, "log_every": 1, "checkpoint_every": 6}
+def test_pods_stopped_and_started_again_equal_one_process(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["pretrain"] |= {"steps": 40, "log_every": 1, "checkpoint_every": 4}
     inputs = make_inputs(tmp_path)
     section = params_file.select(values, "pretrain")
     stage.run(params_file.parse(section, "pretrain"), **inputs, checkpoint=tmp_path / "1")
-
     words = launch.arguments(PARAMS, {**inputs, "checkpoint": tmp_path / "2"})
     job = manifest(RUN, TWO_NODES, launch.as_file(json.dumps(section)), words)
-    pods = start(job["spec"]["trainer"], tmp_path)
-    outputs = [pod.communicate(timeout=300)[0] for pod in pods]
 
-    assert [pod.returncode for pod in pods] == [0, 0], "\n".join(outputs)[-5000:]
+    pods = start(job["spec"]["trainer"], tmp_path)
+    wait_for(tmp_path / "scratch", "*/step-*[1-9]-*.pt", pods)
+    pods[1].send_signal(signal.SIGTERM)  # one node is to go
+    statuses, outputs = ends(pods)
+    assert all(statuses), outputs
+    assert "stopped after step" in outputs[0]
+    assert not (tmp_path / "2").exists()
+
+    statuses, outputs = ends(start(job["spec"]["trainer"], tmp_path))  # as JobSet does
+    assert statuses == [0, 0], outputs
     assert "on 2 x cpu" in outputs[0]
+    assert "resuming after step" in outputs[0]
     assert "on 2 x cpu" not in outputs[1]  # the first of all processes says what happens
     one, two = (pq.read_table(tmp_path / w / checkpoint.HISTORY).to_pydict() for w in ("1", "2"))
-    assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    assert two["step"] == one["step"]
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
 
 
 def test_pods_get_params_as_they_are(tmp_path: Path) -> None:
@@ -95,6 +107,18 @@ def start(trainer: dict[str, Any], folder: Path, **environ: str) -> list[subproc
             )
         )
     return pods
+
+
+def ends(pods: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+    """Exit statuses of pods, and what they wrote."""
+    outputs = [pod.communicate(timeout=300)[0] for pod in pods]
+    return [pod.returncode for pod in pods], outputs
+
+
+def wait_for(folder: Path, pattern: str, pods: list[subprocess.Popen[str]]) -> None:
+    while not list(folder.glob(pattern)):
+        assert all(pod.poll() is None for pod in pods), ends(pods)
+        time.sleep(0.05)
 
 
 def expanded(text: str, environ: dict[str, str]) -> str:
