@@ -23,6 +23,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -299,7 +300,8 @@ class _Objects:
         def fetch(name: str, update: Callable[[int], Any]) -> None:
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_name(f"{file.name}.partial")
+            # machines may share the folder, and not every shared volume keeps locks
+            aside = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}.partial")
             key = f"{self.prefix}/{name}"
             self._ask(
                 lambda: _client().download_file(self.bucket, key, str(aside), Callback=update)

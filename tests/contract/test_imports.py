@@ -77,7 +77,7 @@ def test_directions(package: str, allowed: set[str]) -> None:
 @pytest.mark.parametrize(
     ("package", "homes"),
     [
-        ("kfp", ("component.py", "submit.py", "kfp_command.py")),
+        ("kfp", ("component.py", "pods.py", "submit.py", "kfp_command.py")),
         ("mlflow", ("track/", "register/")),
     ],
 )
