@@ -4,7 +4,8 @@
     python k8s/push.py podman dev localhost:5000 --tls-verify=false
 
 The words are the engine, the tag that the images have here, and the registry; what follows goes to the
-engine's `push`. In the registry the tag is the commit that was built. A digest is what the registry has, so both `clipflow-cpu@sha256:...` and what is in it stay the same.
+engine's `push`. In the registry the tag is the commit that was built. A name by digest can't come to mean
+another image.
 """
 
 from __future__ import annotations

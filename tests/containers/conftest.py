@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server() -> Iterator[str]:
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server; its runs and files are in the container's /tmp."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -38,16 +38,18 @@ def mlflow_server() -> Iterator[str]:
     name = f"clipflow-mlflow-{port}"
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     flags = (*engine.CONTAINED, f"--name={name}")
-    server = subprocess.Popen(
-        engine.command("cpu", *words, environment=environment, flags=flags),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    log = tmp_path_factory.mktemp("mlflow") / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            engine.command("cpu", *words, environment=environment, flags=flags),
+            stdout=output,
+            stderr=output,
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + STARTUP_S
         while not answers(f"{url}/health"):
-            assert server.poll() is None, server.communicate()[0].decode()[-3000:]
+            assert server.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, f"MLflow did not start within {STARTUP_S} s"
             time.sleep(1)
         yield url
