@@ -319,3 +319,29 @@ def test_lineage(pairs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert track.lineage({})["git_sha"] == f"{clean}-dirty"
     monkeypatch.setenv("GIT_SHA", "from-the-image")
     assert track.lineage({})["git_sha"] == "from-the-image"
+
+
+def test_a_data_set_that_others_name_at_the_same_moment_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    (pairs / "manifest.json").write_text("{}")
+    real, refused = track.client().log_inputs, []
+
+    def log_inputs(run_id: str, inputs: list[object]) -> None:
+        if not refused:
+            refused.append(run_id)
+            raise MlflowException(
+                "BAD_REQUEST: (sqlite3.IntegrityError) UNIQUE constraint failed: datasets.digest"
+            )
+        real(run_id, inputs)
+
+    monkeypatch.setattr(track.client(), "log_inputs", log_inputs)
+    with track.start("laclip", params={}, tags={}, datasets={"pairs": pairs}) as run:
+        pass
+    assert refused
+    named = track.client().get_run(run.id).inputs.dataset_inputs
+    assert [each.dataset.name for each in named] == ["pairs"]

@@ -25,6 +25,8 @@ PAUSE_S = 30.0
 """How long training leaves a server that is away in peace."""
 DRAIN_S = 60.0
 """How long the end of a successful run waits for a server that is away."""
+RACE_PAUSES_S = (0.1, 1.0, 5.0)
+"""Pauses before asking again for what parts of one stage all write at the same moment."""
 SYSTEM_METRICS_S = 5
 """Seconds between two samples of CPU, memory, disk, network and GPU."""
 NO_RUN = "none"
@@ -235,20 +237,28 @@ def _log_tags(run_id: str, tags: dict[str, str]) -> None:
 
 
 def _log_datasets(run_id: str, datasets: dict[str, Path]) -> None:
+    """Name the run's inputs. The server refuses a data set that another run is naming just then: ask again."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
-    client().log_inputs(
-        run_id,
-        [
-            DatasetInput(
-                Dataset(
-                    name=name,
-                    digest=manifest.digest(folder),
-                    source_type="local",
-                    source=json.dumps({"uri": str(folder)}),
-                ),
-                tags=[InputTag("mlflow.data.context", "training")],
-            )
-            for name, folder in datasets.items()
-        ],
-    )
+    inputs = [
+        DatasetInput(
+            Dataset(
+                name=name,
+                digest=manifest.digest(folder),
+                source_type="local",
+                source=json.dumps({"uri": str(folder)}),
+            ),
+            tags=[InputTag("mlflow.data.context", "training")],
+        )
+        for name, folder in datasets.items()
+    ]
+    for pause_s in RACE_PAUSES_S:
+        try:
+            client().log_inputs(run_id, inputs)
+            return
+        except MlflowException as error:
+            if "IntegrityError" not in str(error) and "UniqueViolation" not in str(error):
+                raise
+            time.sleep(pause_s)
+    client().log_inputs(run_id, inputs)
