@@ -5,6 +5,7 @@ python tests/contract/dag.py        write the summaries of all pipelines anew
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -40,7 +41,8 @@ def describe(pipeline: Any) -> str:
     ]
     lines = [f"pipeline {spec['pipelineInfo']['name']}", "parameters"]
     for name, parameter in sorted(spec["root"]["inputDefinitions"]["parameters"].items()):
-        default = str(parameter.get("defaultValue", "needed"))
+        value = parameter.get("defaultValue", "needed")
+        default = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         shown = "a section of params.yaml" if name.endswith("_params") else default
         lines.append(f"  {name}: {parameter['parameterType'].lower()} = {shown}")
     lines += ["every pod", *(f"  {line}" for line in shared)]

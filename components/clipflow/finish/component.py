@@ -16,6 +16,6 @@ def finish(status: dsl.PipelineTaskFinalStatus) -> None:
     from clipflow.pretrain.job_manifest import Run
 
     log.setup("finish")
+    run(state=status.state, error=status.error_message, job=status.pipeline_job_resource_name)
     if status.state != "SUCCEEDED" and "KUBERNETES_SERVICE_HOST" in os.environ:
         train_job.end_all(Run.of_environment())
-    run(state=status.state, error=status.error_message, job=status.pipeline_job_resource_name)

@@ -237,7 +237,7 @@ def _log_tags(run_id: str, tags: dict[str, str]) -> None:
 
 
 def _log_datasets(run_id: str, datasets: dict[str, Path]) -> None:
-    """Name the run's inputs. The server refuses a data set that another run is naming just then: ask again."""
+    """Name the run's inputs. Asked again where the server refuses a data set that another run names now."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.exceptions import MlflowException
 
