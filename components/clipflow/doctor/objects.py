@@ -11,27 +11,28 @@ from kubernetes import client
 from clipflow import pods
 from clipflow.doctor.findings import Finding, ok, problem, unchecked
 from clipflow.doctor.kubernetes_api import ABSENT, look
-from clipflow.pretrain import train_job
+from clipflow.pretrain.job_manifest import QUEUE, RUNTIME, TRAINER
+from clipflow.pretrain.train_job import KUEUE, WORKFLOWS
 
 SERVICES = "clipflow"
 """The namespace of MLflow and the other servers."""
 APPLY = "kubectl apply -k k8s/overlays/dev (or prod)"
-TRAINER = "install Kubeflow Trainer v2: https://www.kubeflow.org/docs/components/trainer/"
-KUEUE = "install Kueue 0.15 or newer: https://kueue.sigs.k8s.io/docs/installation/"
-KFP = "install Kubeflow Pipelines 2: https://www.kubeflow.org/docs/components/pipelines/"
+GET_TRAINER = "install Kubeflow Trainer v2: https://www.kubeflow.org/docs/components/trainer/"
+GET_KUEUE = "install Kueue 0.15 or newer: https://kueue.sigs.k8s.io/docs/installation/"
+GET_KFP = "install Kubeflow Pipelines 2: https://www.kubeflow.org/docs/components/pipelines/"
 KINDS = {
-    ("trainer.kubeflow.org", "v1alpha1"): (("trainjobs", "trainingruntimes"), TRAINER),
-    ("jobset.x-k8s.io", "v1alpha2"): (("jobsets",), f"{TRAINER} (JobSet comes with it)"),
-    ("kueue.x-k8s.io", "v1beta2"): (("localqueues", "clusterqueues"), KUEUE),
-    ("argoproj.io", "v1alpha1"): (("workflows",), KFP),
+    TRAINER: (("trainjobs", "trainingruntimes"), GET_TRAINER),
+    ("jobset.x-k8s.io", "v1alpha2"): (("jobsets",), f"{GET_TRAINER} (JobSet comes with it)"),
+    KUEUE: (("localqueues", "clusterqueues"), GET_KUEUE),
+    WORKFLOWS: (("workflows",), GET_KFP),
 }
 """Custom kinds that runs need, by group and the version that `k8s/` has."""
 RIGHTS = (
-    (train_job.GROUP, "trainjobs", ("create", "get", "delete")),
+    (TRAINER[0], "trainjobs", ("create", "get", "delete")),
     ("", "pods", ("list",)),
     ("", "pods/log", ("get",)),
-    (train_job.WORKFLOWS[0], "workflows", ("get",)),
-    (train_job.WORKFLOWS[0], "workflowtaskresults", ("create",)),
+    (WORKFLOWS[0], "workflows", ("get",)),
+    (WORKFLOWS[0], "workflowtaskresults", ("create",)),
 )
 """What a task's service account does: KFP's own bookkeeping, and TrainJobs."""
 GPU = "nvidia.com/gpu"
@@ -88,7 +89,7 @@ def servers(api: Any) -> Iterator[Finding]:
 
 def namespace(api: Any, name: str) -> Finding:
     """Whether the runs' namespace is there."""
-    fix = f"{KFP}, or set --namespace"
+    fix = f"{GET_KFP}, or set --namespace"
     found = look(f"Namespace {name}", fix, client.CoreV1Api(api).read_namespace, name)
     return found if isinstance(found, Finding) else ok(f"Namespace {name}", "for runs")
 
@@ -105,8 +106,8 @@ def of_runs(api: Any, name: str, environ: dict[str, str]) -> Iterator[Finding]:
         what = f"ServiceAccount {account}"
         found = look(what, APPLY, core.read_namespaced_service_account, account, name)
         yield found if isinstance(found, Finding) else ok(what, "is there")
-    place = (train_job.GROUP, train_job.VERSION, name, "trainingruntimes", train_job.RUNTIME)
-    what = f"TrainingRuntime {train_job.RUNTIME}"
+    place = (*TRAINER, name, "trainingruntimes", RUNTIME)
+    what = f"TrainingRuntime {RUNTIME}"
     found = look(what, APPLY, custom.get_namespaced_custom_object, *place)
     yield found if isinstance(found, Finding) else ok(what, "is there")
     yield _queue(custom, name)
@@ -222,8 +223,8 @@ def _claim(core: Any, namespace: str) -> Finding:
 
 
 def _queue(custom: Any, namespace: str) -> Finding:
-    what = f"LocalQueue {train_job.QUEUE}"
-    place = ("kueue.x-k8s.io", "v1beta2", namespace, "localqueues", train_job.QUEUE)
+    what = f"LocalQueue {QUEUE}"
+    place = (*KUEUE, namespace, "localqueues", QUEUE)
     found = look(what, APPLY, custom.get_namespaced_custom_object, *place)
     if isinstance(found, Finding):
         return found
