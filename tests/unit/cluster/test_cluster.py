@@ -13,7 +13,7 @@ import yaml
 
 from clipflow import cluster
 from clipflow.cluster import Need
-from clipflow.errors import SubmitError
+from clipflow.errors import ClusterError
 
 NEEDS = [Need("Secret", "clipflow-store", ("A", "B")), Need("PersistentVolumeClaim", "scratch")]
 SECRET = "/api/v1/namespaces/team/secrets/clipflow-store"
@@ -85,7 +85,7 @@ def test_all_there(objects: Objects) -> None:
 )
 def test_a_lack_is_one_line(objects: Objects, path: str, answer: object, expected: str) -> None:
     objects[path] = answer
-    with pytest.raises(SubmitError) as error:
+    with pytest.raises(ClusterError) as error:
         cluster.check(NEEDS, "team")
     assert "namespace 'team'" in str(error.value)
     assert expected in str(error.value)
@@ -99,5 +99,5 @@ def test_what_may_not_be_read_is_said(objects: Objects) -> None:
 
 def test_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _configure("http://127.0.0.1:9", tmp_path, monkeypatch)
-    with pytest.raises(SubmitError, match=r"can't reach Kubernetes .*KUBECONFIG=/dev/null"):
+    with pytest.raises(ClusterError, match=r"can't reach Kubernetes .*KUBECONFIG=/dev/null"):
         cluster.check(NEEDS, "team")
