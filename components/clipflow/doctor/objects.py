@@ -16,7 +16,7 @@ from clipflow.pretrain.train_job import KUEUE, WORKFLOWS
 
 SERVICES = "clipflow"
 """The namespace of MLflow and the other servers."""
-APPLY = "kubectl apply -k k8s/overlays/dev (or prod)"
+APPLY = "make deploy OVERLAY=dev (or prod)"
 GET_TRAINER = "install Kubeflow Trainer v2: https://www.kubeflow.org/docs/components/trainer/"
 GET_KUEUE = "install Kueue 0.15 or newer: https://kueue.sigs.k8s.io/docs/installation/"
 GET_KFP = "install Kubeflow Pipelines 2: https://www.kubeflow.org/docs/components/pipelines/"
@@ -28,7 +28,7 @@ KINDS = {
 }
 """Custom kinds that runs need, by group and the version that `k8s/` has."""
 RIGHTS = (
-    (TRAINER[0], "trainjobs", ("create", "get", "delete")),
+    (TRAINER[0], "trainjobs", ("create", "get", "list", "delete")),
     ("", "pods", ("list",)),
     ("", "pods/log", ("get",)),
     (WORKFLOWS[0], "workflows", ("get",)),
@@ -98,7 +98,7 @@ def of_runs(api: Any, name: str, environ: dict[str, str]) -> Iterator[Finding]:
     """What tasks refer to in the runs' namespace; their environment is put into `environ`."""
     core, custom = client.CoreV1Api(api), client.CustomObjectsApi(api)
     yield _config(core, name, environ)
-    for secrets, optional in ((pods.SECRETS, False), (pods.OPTIONAL_SECRETS, True)):
+    for secrets, optional in ((pods.SECRETS, False), (pods.LLM | pods.HUB, True)):
         for secret, keys in secrets.items():
             yield _secret(core, name, secret, keys, optional, environ)
     yield _claim(core, name)

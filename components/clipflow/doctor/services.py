@@ -64,7 +64,9 @@ def mlflow(environ: Mapping[str, str]) -> Finding:
     what = "MLflow"
     uri = environ.get("MLFLOW_TRACKING_URI", "")
     if not uri.startswith("http"):
-        return unchecked(what, "no address", "apply k8s/, or pass --mlflow URL")
+        return unchecked(
+            what, "no address", "make deploy OVERLAY=dev (or prod), or pass --mlflow URL"
+        )
     if away := _unresolved(what, uri, "mlflow", 5000, "--mlflow http://localhost:5000"):
         return away
     user, password = (environ.get(f"MLFLOW_TRACKING_{key}") for key in ("USERNAME", "PASSWORD"))

@@ -150,7 +150,7 @@ LACKS: dict[str, tuple[Any, str, str, str]] = {
     ),
     "policy": (
         lambda api: api.all("v1", "", "namespaces")["clipflow"]["metadata"].pop("labels"),
-        "Namespace clipflow", "expected Pod Security restricted, found None", "kubectl apply",
+        "Namespace clipflow", "expected Pod Security restricted, found None", "make deploy",
     ),
     "mlflow down": (
         lambda api: api.all("apps/v1", "clipflow", "deployments")["mlflow"].update(status={}),
@@ -162,11 +162,11 @@ LACKS: dict[str, tuple[Any, str, str, str]] = {
     ),
     "config": (
         remove("v1", "kubeflow", "configmaps", "clipflow"),
-        "ConfigMap clipflow", "is not there", "kubectl apply -k k8s/overlays/dev",
+        "ConfigMap clipflow", "is not there", "make deploy OVERLAY=dev",
     ),
     "config's address": (
         lambda api: api.all("v1", "kubeflow", "configmaps")["clipflow"]["data"].pop("CLIPFLOW_STORE"),
-        "ConfigMap clipflow", "lacks CLIPFLOW_STORE", "kubectl apply",
+        "ConfigMap clipflow", "lacks CLIPFLOW_STORE", "make deploy",
     ),
     "secret": (
         remove("v1", "kubeflow", "secrets", "clipflow-store"),
@@ -187,11 +187,11 @@ LACKS: dict[str, tuple[Any, str, str, str]] = {
     ),
     "account": (
         remove("v1", "kubeflow", "serviceaccounts", "clipflow-trainer"),
-        "ServiceAccount clipflow-trainer", "is not there", "kubectl apply",
+        "ServiceAccount clipflow-trainer", "is not there", "make deploy",
     ),
     "runtime": (
         remove("trainer.kubeflow.org/v1alpha1", "kubeflow", "trainingruntimes", "clipflow-torch"),
-        "TrainingRuntime clipflow-torch", "is not there", "kubectl apply",
+        "TrainingRuntime clipflow-torch", "is not there", "make deploy",
     ),
     "queue": (
         lambda api: queue(api).update(status={"conditions": [QUEUE_ENDED]}),
