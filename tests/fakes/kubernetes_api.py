@@ -55,6 +55,7 @@ VERSION = {
 }
 TRAINER = "trainer.kubeflow.org/v1alpha1"
 JOBSET = "jobset.sigs.k8s.io/jobset-name"
+TOKEN = "a-token"
 DROP, LOSE = "drop", "lose"
 """Faults: the connection ends instead of an answer; the request is heeded and then the connection ends."""
 
@@ -85,11 +86,11 @@ class KubernetesApi:
     objects: dict[Key, dict[str, Object]] = field(default_factory=dict)
     logs: dict[str, list[str]] = field(default_factory=dict)
     """What pods have written, each line with its time in front."""
-    token: str = "a-token"
+    token: str = TOKEN
     forbidden: set[tuple[str, str]] = field(default_factory=set)
-    """Verbs and plurals that the account has no right to."""
+    """HTTP verbs and plurals (`pods`, `pods/log`) that the account has no right to."""
     faults: deque[int | str] = field(default_factory=deque)
-    """What happens to the next requests: a status, DROP or LOSE."""
+    """What happens to the next requests: a status, DROP, LOSE, or nothing (0)."""
     is_away: bool = False
     """Every connection ends without an answer."""
     installed: bool = True
@@ -98,6 +99,8 @@ class KubernetesApi:
     """Plurals by group and version, as discovery tells."""
     proxied: dict[str, Object | str] = field(default_factory=dict)
     """What services answer through the API server's proxy, by name and port."""
+    absent: set[str] = field(default_factory=set)
+    """Groups and versions whose kinds are not installed."""
     slow_deletion_s: float = 0
     """How long an object that is deleted in the foreground stays until its dependants are gone."""
     endpoint: str = ""
@@ -115,7 +118,7 @@ class KubernetesApi:
                     "current-context": "here",
                     "clusters": [{"name": "here", "cluster": {"server": self.endpoint}}],
                     "contexts": [{"name": "here", "context": context}],
-                    "users": [{"name": "me", "user": {"token": self.token}}],
+                    "users": [{"name": "me", "user": {"token": TOKEN}}],
                 }
             )
         )
@@ -154,16 +157,14 @@ class KubernetesApi:
         if rest[0] == "namespaces" and len(rest) > 2:
             namespace, rest = rest[1], rest[2:]
         plural, name, part = (*rest, "", "")[:3]
-        served = plural in CORE if api_version == "v1" else self.installed
-        served = served or api_version == ACCESS
+        custom = self.installed and api_version not in self.absent
+        served = plural in CORE if api_version == "v1" else custom or api_version == ACCESS
         if not served:
             raise RefusedError(404, "", "404 page not found")
-        if (request.verb, plural) in self.forbidden:
-            raise RefusedError(
-                403,
-                "Forbidden",
-                f'{plural} is forbidden: User "me" cannot {request.verb} resource "{plural}"',
-            )
+        what = f"{plural}/{part}".strip("/")
+        if (request.verb, what) in self.forbidden:
+            said = f'{what} is forbidden: User "me" cannot {request.verb} resource "{what}"'
+            raise RefusedError(403, "Forbidden", said)
         held = self.all(api_version, namespace, plural)
         with self.lock:
             match request.verb, name, part:
@@ -227,7 +228,7 @@ class KubernetesApi:
             raise RefusedError(400, "BadRequest", "a container name must be specified")
         lines = self.logs.get(pod["metadata"]["name"], [])
         lines = lines[-int(query.get("tailLines", len(lines) or 1)) :]
-        if query.get("timestamps") != "true":
+        if query.get("timestamps", "").lower() != "true":
             lines = [line.partition(" ")[2] for line in lines]
         return "".join(f"{line}\n" for line in lines)
 
@@ -270,7 +271,7 @@ class Trainer:
     def pods(self) -> dict[str, Object]:
         return self.api.all("v1", self.namespace, "pods")
 
-    def wait(self, seconds: float = 30) -> Object:
+    def wait(self, seconds: float = 120) -> Object:
         """The job, when there is one."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -374,12 +375,12 @@ def serve() -> Iterator[KubernetesApi]:
             body = json.loads(self.rfile.read(size)) if size else None
             request = Request(self.command.lower(), url.path, dict(parse_qsl(url.query)), body)
             api.requests.append(request)
-            fault = DROP if api.is_away else api.faults.popleft() if api.faults else None
+            fault = DROP if api.is_away else api.faults.popleft() if api.faults else 0
             if fault == DROP:
                 self.close_connection = True
                 return
             try:
-                if isinstance(fault, int):
+                if fault and isinstance(fault, int):
                     raise RefusedError(fault, "InternalError", "etcdserver: leader changed")
                 status, answer = 200, api.answer(request, self.headers.get("Authorization", ""))
             except RefusedError as refusal:

@@ -112,4 +112,5 @@ def _refusal(what: str, error: Exception) -> ClusterError | None:
 def _short(error: Exception) -> str:
     if isinstance(error, ApiException):
         return f"{error.status} {error.reason}"
-    return " ".join(str(error).split())[:200]
+    # The cause comes last: ('Connection aborted.', RemoteDisconnected('...')).
+    return " ".join(str(error.args[-1] if error.args else error).split())[:200]
