@@ -93,8 +93,6 @@ class KubernetesApi:
     """What happens to the next requests: a status, DROP, LOSE, or nothing (0)."""
     is_away: bool = False
     """Every connection ends without an answer."""
-    installed: bool = True
-    """Whether the custom kinds are served."""
     resources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Plurals by group and version, as discovery tells."""
     proxied: dict[str, Object | str] = field(default_factory=dict)
@@ -157,7 +155,7 @@ class KubernetesApi:
         if rest[0] == "namespaces" and len(rest) > 2:
             namespace, rest = rest[1], rest[2:]
         plural, name, part = (*rest, "", "")[:3]
-        custom = self.installed and api_version not in self.absent
+        custom = api_version not in self.absent
         served = plural in CORE if api_version == "v1" else custom or api_version == ACCESS
         if not served:
             raise RefusedError(404, "", "404 page not found")
@@ -189,7 +187,7 @@ class KubernetesApi:
         raise RefusedError(405, "MethodNotAllowed", f"{request.verb} {request.path}")
 
     def _discover(self, api_version: str) -> Object:
-        if not self.installed or api_version not in self.resources:
+        if api_version not in self.resources:
             raise RefusedError(404, "", "404 page not found")
         resources = [
             {"name": n, "kind": n, "namespaced": True, "singularName": "", "verbs": []}
