@@ -37,8 +37,6 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     sleep_using_event,
-    stop_after_delay,
-    stop_when_event_set,
     wait_random_exponential,
 )
 
@@ -348,16 +346,20 @@ class _Objects:
 
     def _ask(self, call: Callable[[], T]) -> T:
         """What the store answers; one that has answered before and is away is asked again for a while."""
-        patience_s = PATIENCE_S if _client() in _HAVE_ANSWERED else 0.0
+
+        def patience_is_out(state: RetryCallState) -> bool:
+            if self._given_up.is_set() or _client() not in _HAVE_ANSWERED:
+                return True
+            return (state.seconds_since_start or 0.0) > PATIENCE_S
 
         def warn(state: RetryCallState) -> None:
             if state.attempt_number == 1 and state.outcome:
                 error = state.outcome.exception()
-                logger.warning("%s; trying again for %.0f minutes", error, patience_s / 60)
+                logger.warning("%s; trying again for %.0f minutes", error, PATIENCE_S / 60)
 
         retrying = Retrying(
             retry=retry_if_exception_type(StoreAwayError),
-            stop=stop_after_delay(patience_s) | stop_when_event_set(self._given_up),
+            stop=patience_is_out,
             sleep=sleep_using_event(self._given_up),
             wait=wait_random_exponential(max=15),
             before_sleep=warn,
@@ -388,6 +390,8 @@ class _Objects:
             except (ClientError, BotoCoreError, Boto3Error) as error:
                 # boto3 wraps what an upload was refused with.
                 cause = error.__context__ if isinstance(error.__context__, ClientError) else error
+                if isinstance(cause, (ClientError, botocore.ResponseStreamingError)):
+                    _HAVE_ANSWERED.add(_client())
                 if isinstance(cause, ClientError):
                     code = str(cause.response.get("Error", {}).get("Code", "unknown"))
                     status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -416,7 +420,7 @@ ADVICE = {
 }
 
 _HAVE_ANSWERED: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Clients whose store is known to be there."""
+"""Clients whose store is known to be there, as it has answered something."""
 
 
 @functools.cache
