@@ -4,9 +4,9 @@
 
 The five stages run twice through a real HTTP server that speaks S3: once in peace; once while it answers
 503 SlowDown to a share of all requests, closes connections before, during and after a third as many, and
-goes away wholly for a while at the start of some tasks. Each task is tried once. Afterwards every artifact,
-downloaded anew, must be that of the run in peace, byte by byte, nothing in the store may be without its
-manifest, and one version must be registered.
+goes away wholly for a while as the texts, and as the weights, are published. Each task is tried once.
+Afterwards every artifact, downloaded anew, must be that of the run in peace, byte by byte, nothing in the
+store may be without its manifest, and one version must be registered.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from fakes.artifacts import ROOT
 
 OUT = ROOT / "artifacts" / "drills" / "store.json"
 BUCKET = "clipflow"
-AWAY_IN = ("merge-rewrites", "register")
-"""Tasks during which the store goes away; the first publishes, the second only reads."""
+AWAY_IN = ("merge-rewrites", "pretrain")
+"""Tasks in whose publishing the store goes away."""
 KINDS = ("error", "drop", "lose", "truncate", "away")
 
 
@@ -46,7 +46,7 @@ def drill(folder: Path, share: float, away_s: float, seed: int) -> dict[str, Any
         store.fail(share, drop=share / 9, lose=share / 9, truncate=share / 9)
         for task in tqdm(disturbed.tasks(), desc="through a bad store", leave=False):
             if task in AWAY_IN:
-                store.go_away(away_s)
+                store.go_away(away_s, at="PUT")
             disturbed.must(task)
         after = store.counts()
         store.heal()
