@@ -5,7 +5,8 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -345,3 +346,69 @@ def test_a_data_set_that_others_name_at_the_same_moment_is_asked_for_again(
     assert refused
     named = track.client().get_run(run.id).inputs.dataset_inputs
     assert [each.dataset.name for each in named] == ["pairs"]
+
+
+def test_a_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@mlflow.example.org:5000/a@b")
+    assert track.place() == "http://mlflow.example.org:5000/a@b"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////data/a@b/mlflow.db")
+    assert track.place() == track.uri()
+
+
+@contextmanager
+def answering(status: int, body: str, *, deaf_to: str = " ") -> Iterator[tuple[str, list[str]]]:
+    """A server that answers so, or hangs up on a path that ends in `deaf_to`; and what it was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            if not self.path.endswith(deaf_to):
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.server_port}", asked
+        listener.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "advice"),
+    [
+        (401, "You are not authenticated.", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PAS"),
+        (403, "Invalid Host header - possible DNS rebinding", "add host and port to the server's"),
+        (403, "Permission denied", "ask an administrator"),
+        (400, "something else", "something else"),
+    ],
+)
+def test_a_refusal_says_what_to_do(
+    status: int, body: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(status, body) as (url, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url.replace("//", "//ann:secret@"))
+        with pytest.raises(TrackingError) as refused:
+            track.connect()
+    line = str(refused.value)
+    assert line.startswith(f"MLflow at {url}: refused: ")
+    assert advice in line
+    assert "\n" not in line
+    assert "secret" not in line
+
+
+def test_a_run_is_not_made_twice_because_an_answer_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment = '{"experiment": {"experiment_id": "1", "name": "clipflow"}}'
+    with answering(200, experiment, deaf_to="runs/create") as (url, asked):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        with pytest.raises(TrackingError, match="no answer"), track.reopen(None, name="x"):
+            pass
+    assert [path.rpartition("/api/")[2] for path in asked].count("2.0/mlflow/runs/create") == 1

@@ -17,14 +17,14 @@ from clipflow.artifacts import manifest
 from clipflow.errors import TrackingError
 from clipflow.log import is_main_process
 from clipflow.track import server
-from clipflow.track.server import AwayError, client, look_up, once, refusals, uri
+from clipflow.track.server import AwayError, client, look_up, once, place, refusals, uri
 
 logger = logging.getLogger(__name__)
 
 PAUSE_S = 30.0
 """How long training leaves a server that is away in peace."""
-DRAIN_S = 60.0
-"""How long the end of a successful run waits for a server that is away."""
+DRAIN_S = 600.0
+"""How long the end of a successful run waits for a server that is away: longer than a pod takes to move."""
 RACE_PAUSES_S = (0.1, 1.0, 5.0)
 """Pauses before asking again for what parts of one stage all write at the same moment."""
 SYSTEM_METRICS_S = 5
@@ -50,7 +50,7 @@ def start(
     if not is_main_process():
         yield Run()
         return
-    found = _find(run_id) or _find(os.environ.get("MLFLOW_RUN_ID")) or _create(name)
+    found = _find(run_id) or _find(os.environ.get("MLFLOW_RUN_ID")) or _create(name, tags)
     run = Run(found, resumed=True)
     with refusals():
         client().update_run(run.id, status="RUNNING")
@@ -144,12 +144,19 @@ class Run:
     def close(self, patience_s: float) -> None:
         """Send what waits, trying for so long; say what could not be sent."""
         deadline = time.monotonic() + patience_s
+        if self._waiting and patience_s > 0:
+            logger.info(
+                "%d writes wait for MLflow at %s, for %.0f s at most",
+                len(self._waiting),
+                place(),
+                patience_s,
+            )
         while self._waiting and not self._sent(deadline) and time.monotonic() < deadline:
             time.sleep(min(2.0, patience_s))
         if self._waiting:
             logger.warning(
                 "MLflow at %s is still away: the last %d writes to run %s are lost",
-                uri(),
+                place(),
                 len(self._waiting),
                 self.id,
             )
@@ -187,7 +194,7 @@ class Run:
                 raise
             self._waiting.popleft()
         if self._not_before:
-            logger.info("MLflow at %s is back: everything is sent", uri())
+            logger.info("MLflow at %s is back: everything is sent", place())
             self._not_before = 0.0
             if self._monitor:
                 self.watch()
@@ -200,7 +207,7 @@ def _find(run_id: str | None) -> Any:
         return None
     run = look_up(client().get_run, run_id)
     if run is None or run.info.lifecycle_stage != "active":
-        logger.warning("MLflow at %s has no run %s (any more): using another", uri(), run_id)
+        logger.warning("MLflow at %s has no run %s (any more): using another", place(), run_id)
         return None
     return run
 
@@ -210,16 +217,17 @@ def experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "clipflow"
 
 
-def _create(name: str) -> Any:
+def _create(name: str, tags: dict[str, str] | None = None) -> Any:
+    """A new run. It has its tags from the start: if the answer is lost, they tell whose it was."""
     from mlflow.exceptions import MlflowException
 
     experiment = experiment_name()
     files = Path("artifacts/mlflow").absolute().as_uri() if uri().startswith("sqlite") else None
-    with refusals():
+    with refusals(), once():
         with suppress(MlflowException):  # it exists; if that is not why, the next line says so
             client().create_experiment(experiment, artifact_location=files)
         found = client().get_experiment_by_name(experiment)
-        return client().create_run(found.experiment_id, run_name=name)
+        return client().create_run(found.experiment_id, run_name=name, tags=tags)
 
 
 def _log_params(run_id: str, params: dict[str, Any]) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipflow.artifacts import lock
 from clipflow.errors import TrackingError
 from clipflow.log import is_main_process
+
+if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
 
 SQLITE = "sqlite:///"
 CONNECT_S = 4
@@ -62,6 +66,11 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path('mlflow.db').absolute()}"
 
 
+def place() -> str:
+    """`uri()` as it may be shown: without a user and password."""
+    return re.sub("(?<=://)[^/@]*@", "", uri())
+
+
 def client() -> Any:
     """The MLflow client for `uri()`."""
     return _client(uri())
@@ -90,14 +99,13 @@ def refusals() -> Iterator[None]:
     except (MlflowException, RequestException) as error:
         status = error.get_http_status_code() if isinstance(error, MlflowException) else 500
         if status < 500:
-            line = " ".join(str(error).split())[:300]
-            raise TrackingError(f"MLflow at {uri()}: refused: {line}") from error
+            raise TrackingError(f"MLflow at {place()}: refused: {_refusal(error)}") from error
         advice = (
             "start it, or unset MLFLOW_TRACKING_URI to use mlflow.db here"
             if uri().startswith("http")
             else "check that the file is a database of this MLflow version and can be written"
         )
-        raise AwayError(f"MLflow at {uri()}: no answer ({_reason(error)}); {advice}") from error
+        raise AwayError(f"MLflow at {place()}: no answer ({_reason(error)}); {advice}") from error
 
 
 def look_up(call: Callable[..., Any], *args: Any) -> Any:
@@ -126,8 +134,11 @@ def environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def once(seconds: float) -> AbstractContextManager[None]:
-    """Have MLflow ask only once, and wait no longer than this (but a second) for the answer."""
+def once(seconds: float = CALL_S) -> AbstractContextManager[None]:
+    """Have MLflow ask only once, and wait no longer than this (but a second) for the answer.
+
+    What creates something must be in here: if only the answer was lost, asking again creates another.
+    """
     return environment(
         MLFLOW_HTTP_REQUEST_TIMEOUT=str(max(1, int(seconds))), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
     )
@@ -141,6 +152,24 @@ def uploading() -> AbstractContextManager[None]:
 def upload_s() -> int:
     """UPLOAD_S, or what the user has set if that is longer."""
     return max(UPLOAD_S, int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", 0)))
+
+
+def _refusal(error: MlflowException) -> str:
+    """What MLflow said, or what to do about the refusals that a new server or user meets."""
+    said = " ".join(str(error).split())[:300]
+    if error.get_http_status_code() == 401:
+        return (
+            "user or password is wrong or missing; set MLFLOW_TRACKING_USERNAME and"
+            " MLFLOW_TRACKING_PASSWORD"
+        )
+    if "Invalid Host header" in said:
+        return (
+            "it doesn't go by this name; add host and port to the server's --allowed-hosts"
+            " (MLFLOW_SERVER_ALLOWED_HOSTS), or use a name that is there"
+        )
+    if "Permission denied" in said:
+        return "this user may not do that; ask an administrator of MLflow for the right to EDIT"
+    return said
 
 
 def _reason(error: BaseException) -> str:
