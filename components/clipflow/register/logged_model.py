@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -22,22 +21,44 @@ TEMPLATES = ["a photo of a {c}."]
 """Prompts of zero-shot classification where a request names none."""
 
 
-def log(checkpoint: Path, run_id: str, *, name: str, metrics: dict[str, float], step: int) -> str:
-    """The id of a new, ready MLflow model, which the run made at `step`, with these metrics."""
+def log(
+    checkpoint: Path,
+    run_id: str,
+    *,
+    name: str,
+    metrics: dict[str, float],
+    step: int,
+    tags: dict[str, str],
+) -> str:
+    """The id of the ready MLflow model with these tags, which the run made at `step`, with these metrics.
+
+    One that an interrupted call left unready is completed: no step of that adds anything twice.
+    """
     from mlflow.entities import LoggedModelOutput, Metric
 
     client = track.client()
-    experiment = client.get_run(run_id).info.experiment_id
-    model_id: str = client.create_logged_model(experiment, name, source_run_id=run_id).model_id
+    run = client.get_run(run_id)
+    experiment = run.info.experiment_id
+    wanted = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    found = client.search_logged_models([experiment], f"name = '{name}' AND {wanted}")
+    if found:
+        model = found[0]
+    else:
+        with track.once():
+            model = client.create_logged_model(experiment, name, run_id, tags)
+    model_id: str = model.model_id
+    if str(model.status) == "READY":
+        return model_id
     with tempfile.TemporaryDirectory() as folder:
         _save(checkpoint, Path(folder) / "model", run_id, model_id)
         with track.uploading():
             client.log_model_artifacts(model_id, str(Path(folder) / "model"))
-    client.finalize_logged_model(model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
-    now_ms = int(time.time() * 1000)
-    batch = [Metric(key, value, now_ms, step, model_id=model_id) for key, value in metrics.items()]
+    if model_id not in [output.model_id for output in run.outputs.model_outputs]:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
+    made_ms = model.creation_timestamp  # equal in every try, so that MLflow keeps one of them
+    batch = [Metric(key, value, made_ms, step, model_id=model_id) for key, value in metrics.items()]
     client.log_batch(run_id, metrics=batch)
+    client.finalize_logged_model(model_id, "READY")
     return model_id
 
 

@@ -37,7 +37,7 @@ def run(params: Params, *, checkpoint: Path, report: Path, registration: Path) -
     logger.info(
         "model %s at %s, %s %s, gate on %s",
         params.model,
-        track.uri(),
+        track.place(),
         facts["recipe"],
         facts["architecture"],
         params.primary,
@@ -105,13 +105,19 @@ def _new(
     """A new version, tagged with the lineage key and with the champion it will be compared with."""
     client = track.client()
     if track.look_up(client.get_registered_model, model) is None:
-        client.create_registered_model(model)
+        with track.once():
+            client.create_registered_model(model)
     lineage = checkpoints.provenance(checkpoint)
     lineage.pop(checkpoints.VERSIONS, None)
     champion = track.aliased(model, CHAMPION)
     with track.reopen(lineage.get("mlflow_run_id"), name=model) as run:
         model_id = logged_model.log(
-            checkpoint, run.id, name=model, metrics=metrics, step=facts["params"]["steps"]
+            checkpoint,
+            run.id,
+            name=model,
+            metrics=metrics,
+            step=facts["params"]["steps"],
+            tags=digests,
         )
         tags = {
             **{key: str(value) for key, value in lineage.items()},
@@ -122,7 +128,8 @@ def _new(
             RIVAL: str(champion.version) if champion else "none",
         }
         run.tag({"registered_model": model})
-    with track.environment(MLFLOW_TRACKING_URI=track.uri()):  # MLflow looks the model up itself
+    # MLflow looks the model up itself.
+    with track.once(), track.environment(MLFLOW_TRACKING_URI=track.uri()):
         return client.create_model_version(
             model, source=f"models:/{model_id}", run_id=run.id, tags=tags, model_id=model_id
         )
