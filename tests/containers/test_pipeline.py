@@ -33,6 +33,17 @@ def known_to_docker(target: str) -> str:
     return names[0]
 
 
+def images_of(pipeline: Any) -> dict[str, str]:
+    """The parameters that name images, each with the built one that its default stands for."""
+    known = pipeline.pipeline_spec.root.input_definitions.parameters
+    defaults = {name: known[name].default_value.string_value for name in known}
+    return {
+        name: known_to_docker("gpu" if "clipflow-gpu" in default else "cpu")
+        for name, default in defaults.items()
+        if name.endswith("_image")
+    }
+
+
 def fill_in(pipeline: Any, images: Mapping[str, str]) -> None:
     """Put the images where a pipeline names a parameter of its own, which kfp's local runner does not."""
     spec = pipeline.pipeline_spec.deployment_spec
@@ -53,7 +64,7 @@ def test_pipeline_runs_in_containers(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # kfp's own loose ends
             laclip = load(ROOT / "pipelines" / "laclip.py")
-            images = {f"{target}_image": known_to_docker(target) for target in ("cpu", "gpu")}
+            images = images_of(laclip)
             fill_in(laclip, images)
             local.init(
                 runner=local.DockerRunner(
