@@ -1,11 +1,15 @@
 """Versions, aliases and reasons in a real MLflow registry."""
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from clipflow import track
+from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import registration as registrations
 from clipflow.errors import ParamsError
 from clipflow.register.params import Params
@@ -124,3 +128,22 @@ def test_unknown_primary_registers_nothing(
         register(make_checkpoint(0), make_report("report0", main=0.5))
     assert not track.client().search_registered_models()
     assert not Path("registration").exists()
+
+
+def test_where_torch_is_not_installed(
+    make_checkpoint: Callable[..., Path],
+    make_report: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint, report = make_checkpoint(0), make_report("report0", mean=0.5)
+    lineage = checkpoint / checkpoints.PROVENANCE
+    there = json.loads(lineage.read_text())
+    there[checkpoints.VERSIONS]["torch"] = "2.77.0+cu999"
+    lineage.write_text(json.dumps(there))
+    for name in ("torch", "torchvision", "open_clip"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
+    register(checkpoint, report)
+
+    version = track.aliased("scenes", "champion")
+    model = Path(mlflow.artifacts.download_artifacts(version.source))
+    assert "torch==2.77.0" in (model / "requirements.txt").read_text().split()
