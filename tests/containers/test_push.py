@@ -61,7 +61,11 @@ def build(tmp_path: Path) -> Iterator[Callable[[str], str]]:
         return tag
 
     yield made
-    subprocess.run([ENGINE, "rmi", "--force", *names], capture_output=True)
+    ids = subprocess.check_output([ENGINE, "images", "--quiet", *names[:1]], text=True).split()
+    ids += subprocess.check_output([ENGINE, "images", "--quiet", *names[1:]], text=True).split()
+    subprocess.run(
+        [ENGINE, "rmi", "--force", *ids], capture_output=True
+    )  # by every name that they got
 
 
 def push(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
