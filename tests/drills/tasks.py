@@ -48,6 +48,7 @@ ALONE = Placement(
     num_nodes=1,
     accelerator="nvidia.com/gpu",
     accelerators_per_node=0,
+    cpu="1",
     memory="1Gi",
     node_selector={},
     tolerations=[],
