@@ -32,6 +32,7 @@ TWO_NODES = Placement(
     num_nodes=2,
     accelerator="nvidia.com/gpu",
     accelerators_per_node=0,
+    cpu="1",
     memory="2Gi",
     node_selector={},
     tolerations=[],

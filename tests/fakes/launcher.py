@@ -23,6 +23,7 @@ PLACEMENT = Placement(
     num_nodes=2,
     accelerator="nvidia.com/gpu",
     accelerators_per_node=4,
+    cpu="8",
     memory="64Gi",
     node_selector={"clipflow.dev/pool": "gpu"},
     tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],

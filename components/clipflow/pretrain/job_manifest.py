@@ -79,7 +79,7 @@ def manifest(run: Run, placement: Placement, params: str, arguments: list[str]) 
             "env": [{"name": name, "value": value} for name, value in environ.items()],
             "numNodes": placement.num_nodes,
             "numProcPerNode": processes,
-            "resourcesPerNode": {"limits": amount, "requests": {"cpu": str(processes), **amount}},
+            "resourcesPerNode": {"limits": amount, "requests": {"cpu": placement.cpu, **amount}},
         },
         "runtimePatches": [
             {

@@ -52,7 +52,8 @@ def test_the_manifest_is_one_that_trainer_takes() -> None:
     assert len({NAME, *(other["metadata"]["name"] for other in others)}) == 4
     environ = {e["name"]: e["value"] for e in JOB["spec"]["trainer"]["env"]}
     assert json.loads(environ["CLIPFLOW_PARAMS"]) == {"pretrain": {"steps": 10}}
-    assert not any(name.startswith("PET_") for name in environ)  # Trainer refuses them
+    reserved = ("NNODES", "NPROC_PER_NODE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    assert not {f"PET_{name}" for name in reserved} & set(environ)  # Trainer refuses them
     assert "ACCELERATE_USE_CPU" not in environ
     on_cpus = PLACEMENT.model_copy(update={"accelerators_per_node": 0})
     spec = manifest(RUN, on_cpus, PARAMS, ARGUMENTS)["spec"]["trainer"]
