@@ -41,15 +41,10 @@ def read(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def versions(folder: Path) -> dict[str, str]:
-    """The versions of PACKAGES with which the checkpoint was trained. Raises ArtifactError."""
-    found = provenance(folder).get(VERSIONS)
-    if not isinstance(found, dict) or set(found) != set(PACKAGES):
-        raise ArtifactError(
-            f"{folder / PROVENANCE}: {VERSIONS}: expected versions of {', '.join(PACKAGES)}, got {found};"
-            " make it again with 'clipflow pretrain'"
-        )
-    return found
+def versions(folder: Path) -> dict[str, str | None]:
+    """The versions of PACKAGES with which the checkpoint was trained; None where that was not noted."""
+    noted = provenance(folder).get(VERSIONS, {})
+    return {name: noted.get(name) for name in PACKAGES}
 
 
 def provenance(folder: Path) -> dict[str, Any]:

@@ -89,7 +89,10 @@ def _save(checkpoint: Path, folder: Path, run_id: str, model_id: str) -> None:
 def _requirements(checkpoint: Path) -> list[str]:
     """What the model needs: torch and its like as it was trained with, which need not be installed here."""
     versions = {name: version(name) for name in OURS} | checkpoints.versions(checkpoint)
-    return [f"{name}=={number.split('+')[0]}" for name, number in sorted(versions.items())]
+    return [
+        f"{name}=={number.split('+')[0]}" if number else name
+        for name, number in sorted(versions.items())
+    ]
 
 
 def _signature() -> Any:
