@@ -17,7 +17,7 @@ WEBHOOK_S = 10
 """How long a webhook may take."""
 
 
-def run(*, state: str, error: str, job: str) -> None:
+def run(*, state: str, error: str | None, job: str) -> None:
     """Log the end of a run; tag its MLflow runs with it, and end those that a killed pod left running.
 
     `state`, `error` and `job` (its last part is the run's id) are what Kubeflow knows of the run. A server
@@ -36,8 +36,8 @@ def run(*, state: str, error: str, job: str) -> None:
         _post(address, text)
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())[:500]
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split())[:500]
 
 
 def _post(address: str, text: str) -> None:
