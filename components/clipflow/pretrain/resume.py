@@ -144,7 +144,8 @@ class Scratch:
     def made(self, checkpoint: Path) -> bool:
         """Whether an earlier call has made this checkpoint: publishing it may be what failed since then.
 
-        Every process must call it.
+        Every process must call it. If not, the note of a run before this one is gone: what is made from now
+        on may be equal to what that made, and is not complete before `clear`.
         """
         known = [is_main_process() and self._has_made(checkpoint)]
         if dist.is_initialized():
@@ -160,9 +161,9 @@ class Scratch:
 
     def _has_made(self, checkpoint: Path) -> bool:
         note = self.folder / MADE
-        if not note.exists() or not (checkpoint / manifest.MANIFEST).exists():
-            return False
-        if manifest.digest(checkpoint) != note.read_text(encoding="utf-8"):
+        digest = manifest.digest(checkpoint) if (checkpoint / manifest.MANIFEST).exists() else None
+        if not note.exists() or digest != note.read_text(encoding="utf-8"):
+            note.unlink(missing_ok=True)
             return False
         self._forget()  # the earlier call may have been killed before it did
         return True
