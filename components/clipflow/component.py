@@ -52,5 +52,5 @@ def tell(artifact: Any, digest: str | None = None) -> None:
 
 def own_cache(part: str) -> None:
     """Let this part remember answers in a file of its own: a shared volume's locks can't be relied on."""
-    scratch = Path(os.environ.get("CLIPFLOW_SCRATCH") or "artifacts/scratch")
-    os.environ.setdefault("CLIPFLOW_CACHE", str(scratch / "cache" / part.replace("/", "-of-")))
+    folder = store.scratch() / "cache" / part.replace("/", "-of-")
+    os.environ.setdefault("CLIPFLOW_CACHE", str(folder))

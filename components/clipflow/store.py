@@ -80,7 +80,8 @@ def refer(folder: Path, url: str) -> None:
 
     Raises StoreError if there is none.
     """
-    text = _Objects(url).manifest()
+    objects = _Objects(url)
+    text = objects.small(objects.sizes())[manifest.MANIFEST]
     with manifest.complete_or_absent(folder) as partial:
         (partial / manifest.MANIFEST).write_bytes(text)
         manifest.write_json(partial / REFERENCE, {"url": url})
@@ -117,10 +118,8 @@ def at_hand(location: Location, wanted: Callable[[str], bool] = everything) -> P
     if url is None:
         return Path(location)
     objects = _Objects(url)
-    small = {manifest.MANIFEST: objects.manifest()}
     sizes = objects.sizes()
-    if PROVENANCE in sizes:
-        small[PROVENANCE] = objects.read(PROVENANCE)
+    small = objects.small(sizes)
     folder = _data() / _address(small)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.held(folder.with_name(f"{folder.name}.lock"), wait=True):
@@ -140,15 +139,15 @@ def publish(folder: Path, url: str) -> None:
 
     Raises StoreError; until the manifest is there, nobody takes what is for an artifact.
     """
-    objects = _Objects(url)
+    objects, address = _Objects(url), _address(_small(folder))
     files = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file()}
     sizes = objects.sizes()
     if manifest.MANIFEST in sizes:
-        if _address(_small(folder)) == _address(objects.small(sizes)):
+        if address == _address(objects.small(sizes)):
             return
         objects.delete([manifest.MANIFEST])
     # A place named by content holds nothing else, so what an interrupted upload left there is right.
-    kept = sizes if url.rstrip("/").endswith(_address(_small(folder))) else {}
+    kept = sizes if url.rstrip("/").endswith(address) else {}
     last = files.pop(manifest.MANIFEST)
     todo = {n: f for n, f in files.items() if kept.get(n) != f.stat().st_size}
     objects.upload(todo)
@@ -181,7 +180,7 @@ def folders(
         if is_url(location) or publish_to:
             target = str(location) if is_url(location) else name
             key = hashlib.sha256(json.dumps([target, made_with, known]).encode()).hexdigest()[:16]
-            made[name] = _scratch() / "outputs" / key / name
+            made[name] = scratch() / "outputs" / key / name
             made[name].parent.mkdir(parents=True, exist_ok=True)
             if made[name].is_symlink() and not made[name].exists():
                 made[name].unlink()  # what was made has been cleared away
@@ -222,7 +221,8 @@ def _data() -> Path:
     return Path(os.environ.get("CLIPFLOW_DATA") or "artifacts/data")
 
 
-def _scratch() -> Path:
+def scratch() -> Path:
+    """The folder for what is being made."""
     return Path(os.environ.get("CLIPFLOW_SCRATCH") or "artifacts/scratch")
 
 
@@ -261,23 +261,13 @@ class _Objects:
         start = len(self.prefix) + 1
         return {entry["Key"][start:]: entry["Size"] for entry in entries}
 
-    def manifest(self) -> bytes:
-        """The manifest's text. Raises StoreError if the artifact is not there, or not complete."""
-        from botocore.exceptions import ClientError
-
-        try:
-            return self.read(manifest.MANIFEST)
-        except StoreError as error:
-            cause = error.__cause__
-            if isinstance(cause, ClientError) and cause.response["Error"]["Code"] == "NoSuchKey":
-                raise StoreError(
-                    f"{self.url}: expected an artifact, no {manifest.MANIFEST} there;"
-                    " check the URL, and that the task that makes it has ended well"
-                ) from None
-            raise
-
     def small(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
-        """What the content's address is made of."""
+        """What the content's address is made of. Raises StoreError if there is no complete artifact."""
+        if manifest.MANIFEST not in sizes:
+            raise StoreError(
+                f"{self.url}: expected an artifact, no {manifest.MANIFEST} there;"
+                " check the URL, and that the task that makes it has ended well"
+            )
         names = (manifest.MANIFEST, PROVENANCE)
         return {name: self.read(name) for name in names if name in sizes}
 
