@@ -12,7 +12,6 @@ MLflow must hold each step of each metric exactly once, and each checkpoint exac
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
 import sys
@@ -37,6 +36,7 @@ from clipflow.pretrain import stage as pretrain
 from clipflow.pretrain import training
 from clipflow.register import stage as register
 from clipflow.track import runs
+from drills.ending import end
 from drills.killing import forked
 from fakes import mlflow_server, proxy
 from fakes.artifacts import ROOT, make_pairs, make_rewrites
@@ -310,11 +310,7 @@ def main() -> None:
         "commit": commit(),
         "command": f"PYTHONPATH=tests python -m drills.mlflow --down-s {args.down_s:g}",
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
-    if result["lost"]:
-        raise SystemExit(1)
+    end(result, out)
 
 
 if __name__ == "__main__":

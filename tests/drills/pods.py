@@ -12,7 +12,6 @@ metric step once.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import signal
@@ -31,6 +30,7 @@ from clipflow import store
 from clipflow.artifacts import rewrites
 from clipflow.register import logged_model
 from clipflow.register import stage as register
+from drills.ending import end
 from drills.killing import ANY_TIME, Place, die
 from drills.tasks import PARTS, Pipeline, lost
 from fakes import s3
@@ -154,11 +154,7 @@ def main() -> None:
         "commit": commit(),
         "command": f"PYTHONPATH=tests python -m drills.pods --times {args.times} --seed {args.seed}",
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
-    if result["lost"]:
-        raise SystemExit(1)
+    end(result, out)
 
 
 if __name__ == "__main__":

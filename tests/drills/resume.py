@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import random
 import signal
@@ -40,6 +39,7 @@ from clipflow.pretrain.average import Average
 from clipflow.pretrain.params import Params
 from clipflow.pretrain.samples import Samples
 from clipflow.track import runs
+from drills.ending import end
 from drills.killing import ANY_TIME, Place, die, forked
 from fakes.artifacts import ROOT, make_pairs, make_rewrites
 
@@ -259,11 +259,7 @@ def main() -> None:
         "commit": commit(),
         "command": f"PYTHONPATH=tests python -m drills.resume --kills {args.kills} --seed {args.seed}",
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
-    if result["lost"]:
-        raise SystemExit(1)
+    end(result, out)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from clipflow.rewrite import stage
 from clipflow.rewrite.cache import Cache
 from clipflow.rewrite.desk import Desk
 from clipflow.rewrite.params import Params
+from drills.ending import end
 from drills.killing import ANY_TIME, Place, forked
 from fakes.artifacts import ROOT, make_pairs
 
@@ -227,11 +228,7 @@ def main() -> None:
         f" --times {args.times} --seed {args.seed}",
         "times": results,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({k: v for k, v in result.items() if k != "times"}, indent=2))
-    if result["lost"]:
-        raise SystemExit(1)
+    end(result, out, not_shown="times")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ store may be without its manifest, and one version must be registered.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.harness import commit
 from clipflow.artifacts import manifest
+from drills.ending import end
 from drills.tasks import Pipeline, lost
 from fakes import s3
 from fakes.artifacts import ROOT
@@ -90,11 +90,7 @@ def main() -> None:
         "command": f"PYTHONPATH=tests python -m drills.store --share {args.share}"
         f" --away-s {args.away_s} --seed {args.seed}",
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
-    if result["lost"]:
-        raise SystemExit(1)
+    end(result, out)
 
 
 if __name__ == "__main__":
