@@ -11,15 +11,13 @@ from pathlib import Path
 from kfp import dsl
 
 from clipflow import pods
-from clipflow.evaluate.component import benchmark_tasks, evaluate, merge_reports, refer
+from clipflow.evaluate.component import fan_out, refer
 from clipflow.finish.component import finish
 from clipflow.image import CPU_IMAGE, GPU_IMAGE
 from clipflow.register.component import register
 from clipflow.submit import compile_command, stage_params
 
 DEFAULTS = stage_params(Path(__file__).resolve().parents[1] / "params.yaml")
-AT_ONCE = 16
-"""Benchmarks measured at the same time, at most."""
 
 
 @dsl.pipeline(name="evaluation", display_name="Evaluation")  # type: ignore[untyped-decorator]
@@ -59,27 +57,16 @@ def evaluation(
             name: given.outputs[name]
             for name in ("checkpoint", "checkpoint_digest", "benchmarks", "benchmarks_digest")
         }
-        names = benchmark_tasks(
-            benchmarks=measured["benchmarks"], benchmarks_digest=measured["benchmarks_digest"]
+        report = fan_out(
+            evaluate_params,
+            measured,
+            cpu_image=cpu_image,
+            gpu_image=gpu_image,
+            kind=accelerator,
+            count=accelerators,
+            node_selector=node_selector,
+            tolerations=tolerations,
         )
-        pods.furnish(names, cpu_image, "List benchmarks")
-        with dsl.ParallelFor(items=names.output, parallelism=AT_ONCE, name="Evaluate") as name:
-            scores = evaluate(params=evaluate_params, task=name, **measured)
-            pods.furnish(scores, gpu_image, "Evaluate", memory="16Gi", secrets=pods.HUB)
-            pods.on_accelerators(
-                scores,
-                kind=accelerator,
-                count=accelerators,
-                node_selector=node_selector,
-                tolerations=tolerations,
-            )
-        report = merge_reports(
-            params=evaluate_params,
-            parts=dsl.Collected(scores.outputs["report"]),
-            parts_digests=dsl.Collected(scores.outputs["report_digest"]),
-            **measured,
-        )
-        pods.furnish(report, cpu_image, "Report", memory="8Gi")
         version = register(
             params=register_params,
             checkpoint=measured["checkpoint"],

@@ -14,7 +14,7 @@ from pathlib import Path
 from kfp import dsl
 
 from clipflow import pods
-from clipflow.evaluate.component import benchmark_tasks, evaluate, merge_reports
+from clipflow.evaluate.component import fan_out
 from clipflow.finish.component import finish
 from clipflow.image import CPU_IMAGE, GPU_IMAGE
 from clipflow.ingest.component import fingerprint, ingest
@@ -24,8 +24,6 @@ from clipflow.rewrite.component import merge_rewrites, rewrite, shard_ranges
 from clipflow.submit import compile_command, stage_params
 
 DEFAULTS = stage_params(Path(__file__).resolve().parents[1] / "params.yaml")
-AT_ONCE = 16
-"""Pods of one fan-out that run at the same time, at most."""
 
 
 @dsl.pipeline(name="laclip", display_name="LaCLIP")  # type: ignore[untyped-decorator]
@@ -79,7 +77,9 @@ def laclip(
         ranges = pods.furnish(
             shard_ranges(num_parts=rewrite_parts, **pairs), cpu_image, "Deal out shards"
         )
-        with dsl.ParallelFor(items=ranges.output, parallelism=AT_ONCE, name="Rewrite") as shards:
+        with dsl.ParallelFor(
+            items=ranges.output, parallelism=pods.AT_ONCE, name="Rewrite"
+        ) as shards:
             part = rewrite(params=rewrite_params, shard_range=shards, **pairs)
             pods.furnish(part, rewrite_image, "Rewrite", memory="4Gi", secrets=pods.LLM | pods.HUB)
         texts = merge_rewrites(
@@ -129,28 +129,16 @@ def laclip(
             "benchmarks": data.outputs["benchmarks"],
             "benchmarks_digest": data.outputs["benchmarks_digest"],
         }
-        names = benchmark_tasks(
-            benchmarks=measured["benchmarks"], benchmarks_digest=measured["benchmarks_digest"]
+        report = fan_out(
+            evaluate_params,
+            measured,
+            cpu_image=cpu_image,
+            gpu_image=gpu_image,
+            kind=accelerator,
+            count=where.outputs["task_accelerators"],
+            node_selector=node_selector,
+            tolerations=tolerations,
         )
-        pods.furnish(names, cpu_image, "List benchmarks")
-        with dsl.ParallelFor(items=names.output, parallelism=AT_ONCE, name="Evaluate") as name:
-            scores = evaluate(params=evaluate_params, task=name, **measured)
-            pods.furnish(scores, gpu_image, "Evaluate", memory="16Gi", secrets=pods.HUB)
-            pods.on_accelerators(
-                scores,
-                kind=accelerator,
-                count=where.outputs["task_accelerators"],
-                node_selector=node_selector,
-                tolerations=tolerations,
-            )
-        report = merge_reports(
-            params=evaluate_params,
-            parts=dsl.Collected(scores.outputs["report"]),
-            parts_digests=dsl.Collected(scores.outputs["report_digest"]),
-            **measured,
-        )
-        pods.furnish(report, cpu_image, "Report", memory="8Gi")
-
         version = register(
             params=register_params,
             checkpoint=measured["checkpoint"],

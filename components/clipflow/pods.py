@@ -47,6 +47,8 @@ GPU_POOL = {"clipflow.dev/pool": "gpu"}
 GPU_TAINTS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 USER = 65532
 RETRIES = 3
+AT_ONCE = 16
+"""Pods of one fan-out that run at the same time, at most."""
 
 
 def furnish(

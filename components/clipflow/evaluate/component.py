@@ -4,8 +4,12 @@
 matrices only as artifacts of their own. Nothing downstream reads them.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from kfp import dsl
 
+from clipflow import pods
 from clipflow.image import CPU_IMAGE, GPU_IMAGE
 
 
@@ -104,3 +108,27 @@ def merge_reports(
         confusion.log_confusion_matrix(*matrix)
     copyfile(out / reports.PAGE, page.path)
     component.tell(report, report_digest)
+
+
+def fan_out(
+    params: Any, measured: Mapping[str, Any], *, cpu_image: Any, gpu_image: Any, **pool: Any
+) -> Any:
+    """The task whose report is of all benchmarks, each of them measured in a pod of its own.
+
+    Called while a pipeline is put together. `measured`: checkpoint, benchmarks and their digests, from
+    other tasks; `pool`: as of `pods.on_accelerators`.
+    """
+    of_benchmarks = ("benchmarks", "benchmarks_digest")
+    names = benchmark_tasks(**{name: measured[name] for name in of_benchmarks})
+    pods.furnish(names, cpu_image, "List benchmarks")
+    with dsl.ParallelFor(items=names.output, parallelism=pods.AT_ONCE, name="Evaluate") as name:
+        scores = evaluate(params=params, task=name, **measured)
+        pods.furnish(scores, gpu_image, "Evaluate", memory="16Gi", secrets=pods.HUB)
+        pods.on_accelerators(scores, **pool)
+    report = merge_reports(
+        params=params,
+        parts=dsl.Collected(scores.outputs["report"]),
+        parts_digests=dsl.Collected(scores.outputs["report_digest"]),
+        **measured,
+    )
+    return pods.furnish(report, cpu_image, "Report", memory="8Gi")
