@@ -28,4 +28,3 @@ def pinned(name: str) -> bool:
 
 CPU_IMAGE = image("cpu")
 GPU_IMAGE = image("gpu")
-IMAGE = CPU_IMAGE
