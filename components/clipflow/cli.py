@@ -35,7 +35,6 @@ Report = Annotated[str, typer.Option(metavar=WHERE, help="Metrics, tables and re
 Registration = Annotated[
     str, typer.Option(metavar=WHERE, help="Model version, aliases and reasons.")
 ]
-
 Scores = Annotated[str, typer.Option(metavar=WHERE, help="Scores of all texts, joined by key.")]
 
 ShardRange = Annotated[
@@ -186,9 +185,7 @@ def score(
     ] = None,
     pairs: Pairs = "artifacts/pairs",
     rewrites: Rewrites = "artifacts/rewrites",
-    scores: Annotated[
-        str, typer.Option(metavar=WHERE, help="Scores of all texts, joined by key.")
-    ] = "artifacts/scores",
+    scores: Scores = "artifacts/scores",
     batch_size: Annotated[int, typer.Option(min=1, help="Images or texts at once.")] = 256,
 ) -> None:
     """Score captions and rewrites by how well they fit their images: cosines of a CLIP model.
