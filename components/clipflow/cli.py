@@ -112,7 +112,7 @@ def evaluate(
     """Measure a checkpoint: zero-shot, retrieval, linear probe; write a report with pictures.
 
     On several machines, a benchmark on each, then together:
-    clipflow evaluate --task scenes-colour --report parts/scenes-colour
+    clipflow evaluate --task colours --report parts/colours
     clipflow reports merge parts/*
     """
     inputs = {"checkpoint": checkpoint, "benchmarks": benchmarks}
