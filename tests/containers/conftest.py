@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return shared
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server; its runs and files are in the container's /tmp."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

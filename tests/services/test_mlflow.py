@@ -2,12 +2,11 @@
 
     make test-services
 
-Opt-in, as it needs PostgreSQL's programs and a minute: CLIPFLOW_TEST_SERVICES=1.
+Not part of the suite, as it needs PostgreSQL's programs and minutes.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +18,6 @@ from clipflow import track
 from clipflow.errors import TrackingError
 from clipflow.track import runs
 from fakes import mlflow_server, postgres, s3
-
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("CLIPFLOW_TEST_SERVICES"), reason="opt-in: make test-services"
-)
 
 CLIENT = """
 import sys
