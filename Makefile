@@ -22,7 +22,7 @@ demo: setup  ## the main job: all five stages on the embedded data, then what ha
 	clipflow summary
 
 test: setup lint  ## the whole suite, lint and types
-	pytest
+	OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 8 --dist worksteal
 
 lint: setup
 	ruff check .
@@ -55,6 +55,12 @@ bench-rewrite-client: setup  ## requests per second of the server generator agai
 bench-rewrite-hf: setup  ## rewrites per second of the hf generator against LaCLIP's loop
 	python tests/benchmarks/rewrite_hf.py
 
+bench-ingest: setup  ## images per second and core against img2dataset, from one server on loopback
+	python tests/benchmarks/ingest.py
+
+bench-curation: setup  ## captions per second of MetaCLIP's curation at 500,000 entries
+	OMP_NUM_THREADS=1 python tests/benchmarks/curation.py
+
 drill-resume: setup  ## kill -9 pretrain at many moments; nothing may be lost
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.resume --kills 60
 
@@ -63,6 +69,9 @@ drill-rewrite: setup  ## kill -9 rewrite at many moments, through a server that 
 
 bench-rewrite-overhead: setup  ## captions per second of all that surrounds the model in rewriting
 	python tests/benchmarks/rewrite_overhead.py
+
+drill-ingest: setup  ## kill -9 ingest at many moments, from a web server that is bad; nothing may be lost
+	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.ingest --kills 100
 
 drill-mlflow: setup  ## MLflow goes away while training logs; nothing may be lost
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.mlflow
