@@ -10,6 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from clipflow.artifacts.rewrites import ACCEPTED
+from clipflow.page.text import JOINERS, JUNK, REPLACEMENT
 from clipflow.rewrite import facts, languages, prompts
 from clipflow.rewrite.english import word_set
 
@@ -44,12 +45,6 @@ DOMAIN = re.compile(
     r"|au|ca|ch|se|tv|app|dev|shop|store|online|blog|site|xyz)\b"
 )
 """The end of a site's name; in lower case, or a sentence may begin there."""
-JUNK = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-"""Unicode's categories of characters that are not seen, or end a line."""
-JOINERS = "\u200c\u200d"
-"""They are not seen either, but Persian, the scripts of India and emoji are written with them."""
-REPLACEMENT = "\ufffd"
-"""What is left of a character that was decoded wrongly."""
 
 
 class Original(NamedTuple):

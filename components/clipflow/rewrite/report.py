@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,8 @@ from clipflow.artifacts import rewrites as artifact
 from clipflow.artifacts.pairs import Pairs
 from clipflow.artifacts.rewrites import ACCEPTED, Candidate
 from clipflow.page.svg import histogram
+from clipflow.page.text import visible
 from clipflow.rewrite import agreement, quality
-from clipflow.rewrite.checks import JOINERS, JUNK, REPLACEMENT
 from clipflow.rewrite.quality import ALL, OTHER, Measured, Row
 
 TEMPLATE = "report.html"
@@ -28,8 +27,6 @@ NUM_REJECTED_SHOWN = 16
 MAX_PER_REASON = 4
 NUM_REASONS = 3
 """Reasons named for each source in the table."""
-MAX_CHARACTERS = 240
-"""Longer texts are shown up to here."""
 RATIO_BIN, NUM_RATIO_BINS = 0.25, 10
 COSINE_BIN, NUM_COSINE_BINS = 0.1, 10
 
@@ -100,17 +97,6 @@ def write(
     )
     (folder / FILE).write_text(text, encoding="utf-8")
     return {"agreement_by": agreement_by, "num_sampled": len(rows), "figures": figures}
-
-
-def visible(text: str) -> str:
-    """The text on one line and not too long, with characters that aren't seen as `<U+202E>`."""
-    shown = text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "\u2026"
-    return "".join(
-        f"<U+{ord(c):04X}>"
-        if (unicodedata.category(c) in JUNK and c not in JOINERS) or c == REPLACEMENT
-        else c
-        for c in shown
-    )
 
 
 def _sample(row: Row) -> Sample:
