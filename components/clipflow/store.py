@@ -17,6 +17,7 @@ A store that can't be reached is told within seconds; one that goes away later i
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -132,6 +133,47 @@ def at_hand(location: Location, wanted: Callable[[str], bool] = everything) -> P
             logger.info("%s: %d files, %.1f MB", url, len(missing), sum(missing.values()) / 1e6)
             objects.download(missing, folder)
     return folder
+
+
+def listing(url: str) -> list[tuple[str, int, str]]:
+    """Name below the URL, bytes and content tag of each object; of an object itself, its own name.
+
+    Raises StoreError if there is nothing.
+    """
+    objects = _Objects(url)
+    found = objects.entries() or objects.itself()
+    if not found:
+        raise StoreError(f"{url}: expected objects, found none there; check the URL")
+    return sorted((name, entry["Size"], entry["ETag"]) for name, entry in found.items())
+
+
+def mirror(url: str) -> Path:
+    """A local copy of whatever is at a URL, folder or file: not an artifact, so known by its content tags.
+
+    What is here already and hasn't changed is not downloaded again. Raises StoreError.
+    """
+    objects, found = _Objects(url), listing(url)
+    folder = _data() / "mirror" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.held(folder.with_name(f"{folder.name}.lock"), wait=True):
+        note = folder.with_name(f"{folder.name}.json")
+        had = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+        tags = {name: tag for name, _, tag in found}
+        for name in had.keys() - tags.keys():
+            (folder / name).unlink(missing_ok=True)
+        known = {name: tag for name, tag in had.items() if tags.get(name) == tag}
+        manifest.write_json(note, known)
+        missing = {
+            name: size
+            for name, size, _ in found
+            if not (name in known and _is_there(folder / name, size))
+        }
+        itself = found[0][0] if not objects.sizes() else None
+        if missing:
+            logger.info("%s: %d files, %.1f MB", url, len(missing), sum(missing.values()) / 1e6)
+            (objects.parent() if itself else objects).download(missing, folder)
+        manifest.write_json(note, tags)
+    return folder / itself if itself else folder
 
 
 def publish(folder: Path, url: str) -> None:
@@ -252,14 +294,40 @@ class _Objects:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each object by its name below the URL."""
+        return {name: entry["Size"] for name, entry in self.entries().items()}
 
+    def entries(self) -> dict[str, Any]:
+        """What the store says of each object (Size, ETag, ...) by its name below the URL."""
+        start = len(self.prefix) + 1
+        listed = self._list(f"{self.prefix}/")
+        found = {e["Key"][start:]: e for e in listed if not e["Key"].endswith("/")}
+        for name in found:
+            if name.startswith("/") or ".." in name.split("/"):
+                raise StoreError(
+                    f"{self.url}: refused '{name}', a name that leads out of its folder"
+                )
+        return found
+
+    def itself(self) -> dict[str, Any]:
+        """The same of the object at the URL, by its own name, if there is one."""
+        name = self.prefix.rpartition("/")[2]
+        return {name: entry for entry in self._list(self.prefix) if entry["Key"] == self.prefix}
+
+    def parent(self) -> _Objects:
+        """The objects beside this one, those of a whole bucket too."""
+        parent = copy.copy(self)
+        parent.prefix = self.prefix.rpartition("/")[0]
+        return parent
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _list(self, prefix: str) -> list[Any]:
         def pages() -> list[Any]:
             listing = _client().get_paginator("list_objects_v2")
-            return list(listing.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/"))
+            return list(listing.paginate(Bucket=self.bucket, Prefix=prefix))
 
-        entries = [entry for page in self._ask(pages) for entry in page.get("Contents", [])]
-        start = len(self.prefix) + 1
-        return {entry["Key"][start:]: entry["Size"] for entry in entries}
+        return [entry for page in self._ask(pages) for entry in page.get("Contents", [])]
 
     def small(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
         """What the content's address is made of. Raises StoreError if there is no complete artifact."""
@@ -275,7 +343,7 @@ class _Objects:
         """The bytes of a small object."""
 
         def body() -> bytes:
-            answer = _client().get_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+            answer = _client().get_object(Bucket=self.bucket, Key=self._key(name))
             return bytes(answer["Body"].read())
 
         return self._ask(body)
@@ -290,7 +358,7 @@ class _Objects:
             file.parent.mkdir(parents=True, exist_ok=True)
             # machines may share the folder, and not every shared volume keeps locks
             aside = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}.partial")
-            key = f"{self.prefix}/{name}"
+            key = self._key(name)
             self._ask(
                 lambda: _client().download_file(self.bucket, key, str(aside), Callback=update)
             )
@@ -304,7 +372,7 @@ class _Objects:
         """Store files under their names."""
 
         def send(name: str, update: Callable[[int], Any]) -> None:
-            file, key = str(files[name]), f"{self.prefix}/{name}"
+            file, key = str(files[name]), self._key(name)
             self._ask(lambda: _client().upload_file(file, self.bucket, key, Callback=update))
 
         self._transfer(send, {name: f.stat().st_size for name, f in files.items()}, "uploading")
@@ -312,7 +380,7 @@ class _Objects:
     def delete(self, names: list[str]) -> None:
         """Remove objects."""
         for name in names:
-            key = f"{self.prefix}/{name}"
+            key = self._key(name)
             self._ask(lambda key=key: _client().delete_object(Bucket=self.bucket, Key=key))  # type: ignore[misc]
 
     def _transfer(
