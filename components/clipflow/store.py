@@ -310,8 +310,8 @@ class _Objects:
 
     def itself(self) -> dict[str, Any]:
         """The same of the object at the URL, by its own name, if there is one."""
-        name = self.prefix.rpartition("/")[2]
-        return {name: entry for entry in self._list(self.prefix) if entry["Key"] == self.prefix}
+        found = [entry for entry in self._list(self.prefix) if entry["Key"] == self.prefix]
+        return {self.prefix.rpartition("/")[2]: found[0]} if found else {}
 
     def parent(self) -> _Objects:
         """The objects beside this one, those of a whole bucket too."""
