@@ -48,10 +48,26 @@ PARAMS = Path("params.yaml")
 def ingest(
     pairs: Pairs = "artifacts/pairs",
     benchmarks: Benchmarks = "artifacts/benchmarks",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Fetch again what failed and may not now.")
+    ] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Take in images with captions: write pairs to train on and benchmarks to measure by."""
-    _run("ingest", params, {}, {"pairs": pairs, "benchmarks": benchmarks})
+    """Take in images with captions: write pairs to train on and benchmarks to measure by.
+
+    Where from is `ingest.source` in the params file, at `ingest.data`:
+
+    scenes      an embedded world, drawn
+    folder      images with a captions file, or class folders
+    webdataset  tar shards, as img2dataset and open_clip write them
+    urls        tables of URLs and captions, as CC3M, CC12M and LAION
+
+    Killed or interrupted, the same command goes on. report.html beside the
+    pairs shows what was taken, and what not and why.
+    """
+    _run(
+        "ingest", params, {}, {"pairs": pairs, "benchmarks": benchmarks}, retry_failed=retry_failed
+    )
 
 
 @app.command()

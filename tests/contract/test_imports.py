@@ -17,7 +17,16 @@ from fakes.artifacts import ROOT
 SOURCE = ROOT / "components"
 PACKAGE = SOURCE / "clipflow"
 FILES = sorted(PACKAGE.rglob("*.py"))
-PLUMBING = ("__init__", "artifacts.__init__", "catalogue", "errors", "log", "params", "track")
+PLUMBING = (
+    "__init__",
+    "artifacts.__init__",
+    "catalogue",
+    "errors",
+    "log",
+    "params",
+    "store",
+    "track",
+)
 """Modules that change how a stage speaks, not what it writes: they need not make it run again."""
 
 

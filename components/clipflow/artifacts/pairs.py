@@ -3,6 +3,8 @@
 pairs/manifest.json     counts, what was left out and why, digests of the shards
 pairs/00000.tar         <key>.jpg, <key>.txt, <key>.json per sample (the webdataset convention)
 pairs/00000.parquet     key, caption, offset and size of the JPEG inside the tar
+pairs/outcomes/00000.parquet
+                        what became of every row of the source, where `clipflow ingest` wrote the pairs
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,21 @@ SCHEMA = "clipflow.pairs/1"
 INDEX = pa.schema(
     [("key", pa.string()), ("caption", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
 )
+OUTCOMES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("name", pa.string()),
+        ("outcome", pa.string()),
+        ("step", pa.string()),
+        ("retryable", pa.bool_()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+    ]
+)
+"""`outcome`: KEPT, HELD_OUT, or why a row gave no pair; `step`: where it went (`row`: before its image,
+`fetch`: its image did not come, `image`: that was not taken, `all`: because of other images). Width and
+height are of the source's image, 0 if none was read."""
+KEPT, HELD_OUT = "kept", "held out"
 TAR_FORMAT = tarfile.PAX_FORMAT
 """The bytes of USTAR where a name fits into its 100; longer names get a header of their own."""
 MAX_LISTED = 1000
@@ -64,6 +81,9 @@ class Writer:
         self.shards: list[dict[str, Any]] = []
         self.left_out: dict[str, list[str]] = {}
         self.num_left_out: Counter[str] = Counter()
+        self.num_retryable = 0
+        self.outcomes: dict[str, str] = {}
+        self._number = 0
         self._keys: set[str] = set()
         self._rows: list[tuple[str, str, int, int]] = []
         self._tar: tarfile.TarFile | None = None
@@ -82,6 +102,21 @@ class Writer:
         self._rows.append((key, caption, offset, len(jpeg)))
         if len(self._rows) == self.samples_per_shard:
             self._close_shard()
+
+    def begin_shard(self, number: int) -> None:
+        """What is added from here on goes to the shard of that number."""
+        self._close_shard()
+        self._number = number
+
+    def add_outcomes(self, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write what became of the rows of the shard of that number, as in OUTCOMES."""
+        folder = self.folder / "outcomes"
+        folder.mkdir(exist_ok=True)
+        table = pa.Table.from_pylist(list(rows), OUTCOMES)
+        file = folder / f"{number:05d}.parquet"
+        pq.write_table(table, file, compression="zstd")
+        self.outcomes[file.name] = manifest.file_digest(file)
+        self.num_retryable += sum(row["retryable"] for row in rows)
 
     def leave_out(self, reason: str, name: str) -> None:
         """Count and list a sample that can't be used."""
@@ -108,11 +143,12 @@ class Writer:
                 reason: {"count": self.num_left_out[reason], "names": sorted(names)}
                 for reason, names in self.left_out.items()
             },
+            **({"outcomes": self.outcomes} if self.outcomes else {}),
             **facts,
         )
 
     def _path(self, suffix: str) -> Path:
-        return self.folder / f"{len(self.shards):05d}.{suffix}"
+        return self.folder / f"{self._number:05d}.{suffix}"
 
     def _close_shard(self) -> None:
         if self._tar is None:
@@ -130,6 +166,7 @@ class Writer:
             }
         )
         self._rows, self._tar = [], None
+        self._number += 1
 
 
 class Pairs:
@@ -208,6 +245,12 @@ class Pairs:
             raise ArtifactError(
                 f"{path}: damaged ({type(error).__name__}); make it again with 'clipflow ingest'"
             ) from None
+
+
+def outcomes(folder: Path) -> Iterator[pa.Table]:
+    """What became of the source's rows, a table of OUTCOMES for each shard, in order."""
+    for file in sorted((folder / "outcomes").glob("*.parquet")):
+        yield pq.read_table(file, schema=OUTCOMES)
 
 
 class Row(NamedTuple):

@@ -31,6 +31,6 @@ def ingest(
     outputs = {"pairs": pairs, "benchmarks": benchmarks}
     made_with = params + data_fingerprint
     with component.folders("ingest", {}, outputs, made_with=made_with) as paths:
-        run(parse(params, "ingest"), **paths)
+        run(parse(params, "ingest"), pairs=paths["pairs"], benchmarks=paths["benchmarks"])
     component.tell(pairs, pairs_digest)
     component.tell(benchmarks, benchmarks_digest)

@@ -1,8 +1,7 @@
-"""What sources that read files share: where the data are, stable keys, a stable hold-out."""
+"""What sources that read files share: where the data are, and which files are images."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,9 +53,3 @@ def images_under(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.relative_to(folder))
     )
-
-
-def held_out(sample_key: str, seed: int, share: float) -> bool:
-    """Whether the sample is in the held-out `share`: by its key, so that others don't move it."""
-    draw = hashlib.sha256(f"{seed}/{sample_key}".encode()).digest()
-    return int.from_bytes(draw[:8], "big") < share * 2**64

@@ -5,21 +5,20 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from clipflow import log
 from clipflow.artifacts.pairs import key_of
 from clipflow.errors import ArtifactError
-from clipflow.ingest.images import UnusableImageError, rgb_jpeg
+from clipflow.ingest.rows import Refused, Row, in_share
 from clipflow.ingest.sources import Source, _captions
-from clipflow.ingest.sources._files import existing, file_below, held_out, images_under, lines
+from clipflow.ingest.sources._files import existing, file_below, images_under, lines
 
 if TYPE_CHECKING:
     from clipflow.artifacts import benchmarks as benchmarks_artifact
-    from clipflow.artifacts import pairs as pairs_artifact
     from clipflow.ingest.params import Params
 
 TEMPLATES = Path(__file__).with_name("templates.txt")
@@ -46,71 +45,64 @@ class Folder(Source):
     test_share: float = Field(ge=0, lt=1)
     """Share of samples held out for the benchmark, where there is no `test/` folder."""
 
-    def fill(
-        self, params: Params, pairs: pairs_artifact.Writer, benchmarks: benchmarks_artifact.Writer
-    ) -> None:
-        """Read every image below `ingest.data`."""
-        root = existing(Path(params.data), "a folder of images")
+    def rows(self, params: Params, root: Path) -> Iterator[Row]:
+        """Every image below `root`, in the order of the captions file or of the class folders."""
+        existing(root, "a folder of images")
         if self.captions_file is not None:
-            file = file_below(root, self.captions_file, "a captions CSV or TSV")
-            self._with_captions(root, file, params, pairs, benchmarks)
+            yield from self._with_captions(root, params.seed)
         else:
-            self._with_classes(root, params, pairs, benchmarks)
+            yield from self._with_classes(root, params.seed)
 
-    def _with_captions(
-        self,
-        root: Path,
-        captions_file: Path,
-        params: Params,
-        pairs: pairs_artifact.Writer,
-        benchmarks: benchmarks_artifact.Writer,
-    ) -> None:
+    def image(self, root: Path, row: Row) -> bytes | Refused:
+        """The file."""
+        try:
+            return (root / row.name).read_bytes()
+        except (FileNotFoundError, ValueError):  # ValueError: no file can have that name
+            return Refused("no such image")
+        except OSError:
+            return Refused("unreadable file", retryable=True)
+
+    def held_out(
+        self, root: Path, benchmarks: benchmarks_artifact.Writer
+    ) -> AbstractContextManager[benchmarks_artifact.TaskWriter | None]:
+        """Retrieval by captions, or classification by folders."""
+        if self.captions_file is not None:
+            return benchmarks.retrieval("heldout")
+        names = [_spoken(folder) for folder in _classes(_roots(root))]
+        return benchmarks.classification(_task_name(root), names, self._templates(root))
+
+    def _with_captions(self, root: Path, seed: int) -> Iterator[Row]:
+        file = file_below(root, str(self.captions_file), "a captions CSV or TSV")
+        unusable: list[Row] = []
         table = _captions.read(
-            captions_file, self.image_column, self.caption_column, pairs.leave_out
+            file,
+            self.image_column,
+            self.caption_column,
+            lambda reason, name: unusable.append(Row(name, refused=reason)),
         )
-        with benchmarks.retrieval("heldout") as heldout:
-            for name, captions in log.progress(
-                table.items(), total=len(table), what="images", unit="image"
-            ):
-                jpeg = _usable(root / name, name, params, pairs) if captions else None
-                if jpeg is None:
-                    continue
-                if held_out(key_of(name), params.seed, self.test_share):
-                    heldout.add("test", jpeg, captions)
-                    continue
-                pairs.add(key_of(name), jpeg, captions[0], {"path": name})
-                for _ in captions[1:]:
-                    pairs.leave_out("another caption of the same image", name)
+        yield from unusable
+        for name, captions in table.items():
+            if captions:
+                key = key_of(name)
+                held = in_share(f"{seed}/{key}", self.test_share)
+                yield Row(name, tuple(captions), key, facts={"path": name}, held_out=held)
         for path in images_under(root):
             name = path.relative_to(root).as_posix()
             if name not in table:
-                pairs.leave_out("image without caption", name)
+                yield Row(name, refused="image without caption")
 
-    def _with_classes(
-        self,
-        root: Path,
-        params: Params,
-        pairs: pairs_artifact.Writer,
-        benchmarks: benchmarks_artifact.Writer,
-    ) -> None:
-        split = (root / "train").is_dir() and (root / "test").is_dir()
-        roots = [root / "train", root / "test"] if split else [root]
-        classes = _classes(roots)
-        templates = self._templates(root)
-        names = [_spoken(folder) for folder in classes]
-        with benchmarks.classification(_task_name(root), names, templates) as task:
-            for label, name, path in _labelled(root, roots, classes):
-                jpeg = _usable(path, name, params, pairs)
-                if jpeg is None:
-                    continue
-                held = not split and held_out(key_of(name), params.seed, self.test_share)
-                if held or (split and name.startswith("test/")):
-                    task.add("test", jpeg, label)
-                    continue
-                task.add("train", jpeg, label)
-                template = random.Random(f"{params.seed}/{key_of(name)}").choice(templates)
-                caption = template.replace("{c}", names[label])
-                pairs.add(key_of(name), jpeg, caption, {"path": name, "class": classes[label]})
+    def _with_classes(self, root: Path, seed: int) -> Iterator[Row]:
+        roots = _roots(root)
+        classes, templates = _classes(roots), self._templates(root)
+        for label, name in _labelled(root, roots, classes):
+            key = key_of(name)
+            held = name.startswith("test/") if len(roots) > 1 else (
+                in_share(f"{seed}/{key}", self.test_share)
+            )  # fmt: skip
+            template = random.Random(f"{seed}/{key}").choice(templates)
+            caption = template.replace("{c}", _spoken(classes[label]))
+            facts = {"path": name, "class": classes[label]}
+            yield Row(name, (caption,), key, facts=facts, label=label, held_out=held)
 
     def _templates(self, root: Path) -> list[str]:
         path = TEMPLATES
@@ -157,28 +149,18 @@ def _folders(root: Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _labelled(root: Path, roots: list[Path], classes: list[str]) -> Iterator[tuple[int, str, Path]]:
-    """`(class index, name relative to root, path)` of every image in class folders."""
-    paths = [
-        (label, path)
-        for folder in roots
-        for label, name in enumerate(classes)
-        for path in images_under(folder / name)
-    ]
-    for label, path in log.progress(paths, total=len(paths), what="images", unit="image"):
-        yield label, path.relative_to(root).as_posix(), path
+def _labelled(root: Path, roots: list[Path], classes: list[str]) -> Iterator[tuple[int, str]]:
+    """`(class index, name relative to root)` of every image in class folders."""
+    for folder in roots:
+        for label, name in enumerate(classes):
+            for path in images_under(folder / name):
+                yield label, path.relative_to(root).as_posix()
 
 
-def _usable(path: Path, name: str, params: Params, pairs: pairs_artifact.Writer) -> bytes | None:
-    """The image as RGB JPEG bytes, or None after it was counted as left out."""
-    try:
-        return rgb_jpeg(path.read_bytes(), params.jpeg_quality)
-    except (FileNotFoundError, ValueError):  # ValueError: no file can have that name
-        pairs.leave_out("no such image", name)
-    except (UnusableImageError, OSError) as error:
-        reason = str(error) if isinstance(error, UnusableImageError) else "unreadable file"
-        pairs.leave_out(reason, name)
-    return None
+def _roots(root: Path) -> list[Path]:
+    """Where class folders are: `train/` and `test/` if there are both."""
+    split = (root / "train").is_dir() and (root / "test").is_dir()
+    return [root / "train", root / "test"] if split else [root]
 
 
 def _spoken(folder: str) -> str:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from clipflow import log
+from clipflow.ingest.rows import Row
 from clipflow.ingest.sources import Source
 from clipflow.ingest.sources.scenes import captions, draw, tasks, world
 
 if TYPE_CHECKING:
     from clipflow.artifacts import benchmarks as benchmarks_artifact
-    from clipflow.artifacts import pairs as pairs_artifact
     from clipflow.ingest.params import Params
 
 
@@ -37,22 +38,24 @@ class Scenes(Source):
     everyday_share: float = Field(ge=0, le=1)
     """How often a caption uses a thing's everyday name; otherwise one of its other names."""
 
-    def fill(
-        self, params: Params, pairs: pairs_artifact.Writer, benchmarks: benchmarks_artifact.Writer
-    ) -> None:
+    def rows(self, params: Params, root: Path) -> Iterator[Row]:
         """Draw the world. The same seed gives the same bytes; every split has draws of its own."""
-        for number in log.progress(range(self.num_pairs), total=None, what="pairs", unit="image"):
+        for number in range(self.num_pairs):
             rng = random.Random(f"{params.seed}/pairs/{number}")
             scene = world.draw_scene(rng)
-            jpeg = draw.jpeg(scene, self.size_px, params.jpeg_quality, rng)
+            jpeg = draw.jpeg(scene, self.size_px, params.images.quality, rng)
             caption = captions.alt_text(scene, self.everyday_share, rng)
-            pairs.add(f"{number:08d}", jpeg, caption, {"source": "scenes"})
+            key = f"{number:08d}"
+            yield Row(key, (caption,), key, facts={"source": "scenes"}, image=jpeg)
+
+    def add_benchmarks(self, params: Params, benchmarks: benchmarks_artifact.Writer) -> None:
+        """Draw the tasks' images, and described ones for retrieval."""
 
         def scenes_of(task: tasks.Task, split: str, count: int) -> Iterator[tuple[bytes, int]]:
             for number in log.progress(range(count), total=None, what=f"{task.name} {split}"):
                 rng = random.Random(f"{params.seed}/{task.name}/{split}/{number}")
                 scene, label = task.draw(rng)
-                yield draw.jpeg(scene, self.size_px, params.jpeg_quality, rng), label
+                yield draw.jpeg(scene, self.size_px, params.images.quality, rng), label
 
         for task in tasks.TASKS:
             benchmarks.add_classification(
@@ -70,7 +73,7 @@ class Scenes(Source):
             for number in log.progress(range(count), total=None, what="retrieval test"):
                 rng = random.Random(f"{params.seed}/retrieval/{number}")
                 scene = world.draw_scene(rng)
-                jpeg = draw.jpeg(scene, self.size_px, params.jpeg_quality, rng)
+                jpeg = draw.jpeg(scene, self.size_px, params.images.quality, rng)
                 yield jpeg, captions.descriptions(scene, 5, rng)
 
         benchmarks.add_retrieval("scenes", described(self.num_test))
