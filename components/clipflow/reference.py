@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipflow import params
-from clipflow.catalogue import Catalogue, Section
+from clipflow.catalogue import Catalogue, Choice, Section
 
 
 def describe(file: Path) -> str:
@@ -34,14 +34,24 @@ def describe(file: Path) -> str:
 
 def _section(title: str, cls: type[Section], section: Any) -> list[str]:
     first = (inspect.getdoc(cls) or "").splitlines()[0]
-    lines = [f"{title}: {first}"]
+    return [f"{title}: {first}", *_keys(cls, section, indent=2), ""]
+
+
+def _keys(cls: type[Section], section: Any, indent: int) -> list[str]:
+    """Each key with its value and meaning; those of a section in the section are set in further."""
+    lines = []
+    margin, deeper = " " * indent, " " * (indent + 4)
     for name, meaning in meanings(cls).items():
-        if name != "name":
-            value = getattr(section, name)
-            shown = getattr(value, "name", value)
-            lines += [f"  {name}: {shown}", *textwrap.wrap(meaning, 88, initial_indent=" " * 6,
-                                                         subsequent_indent=" " * 6)]  # fmt: skip
-    return [*lines, ""]
+        if name == "name":
+            continue
+        value = getattr(section, name)
+        nested = isinstance(value, Section) and not isinstance(value, Choice)
+        shown = "" if nested else "null" if value is None else getattr(value, "name", value)
+        lines.append(f"{margin}{name}: {shown}".rstrip())
+        lines += textwrap.wrap(meaning, 88, initial_indent=deeper, subsequent_indent=deeper)
+        if nested:
+            lines += _keys(type(value), value, indent + 4)
+    return lines
 
 
 def meanings(cls: type[Section]) -> dict[str, str]:

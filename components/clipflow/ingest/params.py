@@ -37,6 +37,11 @@ class Params(Section):
     """Which captions are taken."""
     duplicates: DuplicateRules
     """Which images are taken once only, or not at all."""
+    at_least: dict[str, float]
+    """Numbers that go along with a row (the source's `carry`) must be at least so large: LAION's
+    `{similarity: 0.3}` is a threshold on the CLIP score. Rows without the number are left out."""
+    at_most: dict[str, float]
+    """They must be at most so large: `{punsafe: 0.5}`."""
     decontaminate: list[str]
     """Benchmarks, folder or s3:// URL, whose images may not be trained on either."""
     curation: Curation | None

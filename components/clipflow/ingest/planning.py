@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,9 @@ def _taken(params: Params, root: Path) -> Iterator[Row]:
             continue
         if not in_share(f"{params.seed}/sample/{row.key}", params.sample):
             continue
+        if reason := _out_of_bounds(row.facts, params):
+            yield Row(row.name, refused=reason, group=row.group)
+            continue
         captions = list[str]()
         for caption in row.captions:
             try:
@@ -87,6 +91,19 @@ def _taken(params: Params, root: Path) -> Iterator[Row]:
         num_taken += 1
         if num_taken == params.limit:
             return
+
+
+def _out_of_bounds(facts: Mapping[str, Any], params: Params) -> str:
+    """Which number that goes along with a row is missing or forbids to take it; empty: none."""
+    for bounds, sign in ((params.at_least, 1), (params.at_most, -1)):
+        for name, bound in bounds.items():
+            try:
+                value = float(facts[name])
+            except (KeyError, TypeError, ValueError):
+                return f"no {name}"
+            if not sign * value >= sign * bound:  # NaN is out as well
+                return f"{name} below {bound:g}" if sign > 0 else f"{name} above {bound:g}"
+    return ""
 
 
 def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

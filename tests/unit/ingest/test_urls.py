@@ -88,6 +88,24 @@ def test_columns_go_along(tmp_path: Path, web: Web, ingest: Any) -> None:
         ingest(tmp_path / "laion.parquet", carry=["LANGUAGE"])
 
 
+def test_thresholds_on_what_goes_along(
+    tmp_path: Path, web: Web, ingest: Any, values: dict[str, Any]
+) -> None:
+    table = pa.table({
+        "url": [web.url(f"/img/{n}.jpg") for n in range(5)], "caption": [f"n {n}" for n in range(5)],
+        "similarity": [0.31, 0.29, None, float("nan"), 0.3], "punsafe": [0.1, 0.1, 0.1, 0.1, 0.9],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "t.parquet")
+    values["ingest"] |= {"at_least": {"similarity": 0.3}, "at_most": {"punsafe": 0.5}}
+    pairs, _ = ingest(tmp_path / "t.parquet", carry=["similarity", "punsafe"])
+    assert pairs.captions == ["n 0"]
+    assert left_out(pairs) == {
+        "similarity below 0.3": 2,
+        "no similarity": 1,
+        "punsafe above 0.5": 1,
+    }
+
+
 def test_a_table_that_is_added_appends_shards(tmp_path: Path, web: Web, ingest: Any) -> None:
     data = tmp_path / "d"
     data.mkdir()
