@@ -63,6 +63,7 @@ class Summary:
     words: Counter[int] = field(default_factory=Counter)
     """Words of kept captions by bin of WORDS."""
     hosts: dict[str, Counter[str]] = field(default_factory=dict)
+    """What was wrong with each server's images; nothing is the empty reason."""
 
     @property
     def num_rows(self) -> int:
@@ -109,10 +110,10 @@ def summarize(pairs: artifact.Pairs) -> Summary:
         summary.num_retryable += sum(table["retryable"].to_pylist())
         sides = np.minimum(table["width_px"].to_numpy(), table["height_px"].to_numpy())
         summary.sides_px.update(_bins(sides[sides > 0], SIDES_PX))
-        for name, outcome in zip(names, outcomes, strict=True):
-            if name.startswith(("http://", "https://")):
-                host = _host(name)
-                summary.hosts.setdefault(host, Counter())[outcome] += 1
+        for name, outcome, step in zip(names, outcomes, table["step"].to_pylist(), strict=True):
+            if name.startswith(("http://", "https://")) and step != "row":
+                fault = outcome if step in ("fetch", "image") else ""
+                summary.hosts.setdefault(_host(name), Counter())[fault] += 1
     for _, _, captions in pairs.by_shard():
         words = np.array([len(caption.split()) for caption in captions])
         summary.words.update(_bins(words, WORDS))
@@ -149,7 +150,7 @@ def _worst(hosts: dict[str, Counter[str]]) -> list[Host]:
     found = []
     for name, outcomes in hosts.items():
         num_rows = outcomes.total()
-        failed = Counter({r: n for r, n in outcomes.items() if r not in (KEPT, HELD_OUT)})
+        failed = Counter({reason: n for reason, n in outcomes.items() if reason})
         if failed and num_rows >= MIN_OF_HOST:
             found.append(Host(name, num_rows, failed.total(), failed.most_common(1)[0][0]))
     return sorted(found, key=lambda h: (-h.num_failed / h.num_rows, -h.num_rows, h.name))[
