@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,6 +19,8 @@ MAX_SIDE_PX = 65_500
 HASH_PX = 16
 """Side of the grid of the difference hash: 256 bits in 4 words."""
 NUM_WORDS = HASH_PX * HASH_PX // 64
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""What ends the coded pixels of a JPEG: no stuffed byte, no restart and no fill."""
 MIN_CONTRAST = 2.0
 """Standard deviation, of 255, of the grid of the difference hash; below it there is only noise."""
 
@@ -187,8 +190,7 @@ def without_metadata(jpeg: bytes) -> bytes | None:
     JFIF, colour profile and Adobe's note on colours stay, since the pixels mean nothing without them
     (ITU-T T.81, annex B). What follows the end of the image goes.
     """
-    end = jpeg.rfind(b"\xff\xd9")
-    if jpeg[:2] != b"\xff\xd8" or end < 0:
+    if jpeg[:2] != b"\xff\xd8":
         return None
     kept, at = [jpeg[:2]], 2
     while at + 4 <= len(jpeg):
@@ -201,11 +203,18 @@ def without_metadata(jpeg: bytes) -> bytes | None:
         ):
             return None
         segment = jpeg[at : at + 2 + length]
-        if marker == 0xDA:
-            return b"".join([*kept, jpeg[at : end + 2]])
         if _has_to_do_with_pixels(marker, segment[4:]):
             kept.append(segment)
         at += 2 + length
+        if marker == 0xDA:
+            # Progressive images go on: further scans, with segments between them.
+            following = MARKER.search(jpeg, at)
+            if following is None:
+                return None
+            kept.append(jpeg[at : following.start()])
+            at = following.start()
+            if following[0] == b"\xff\xd9":
+                return b"".join([*kept, following[0]])
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,6 +161,17 @@ def test_metadata_goes_and_colours_stay() -> None:
     encoded_anew = clean(data, rules(resize="shorter_side", size_px=100)).jpeg
     assert b"someone" not in encoded_anew
     assert b"secret" not in encoded_anew
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_metadata_goes_wherever_it_stands(how: dict[str, Any]) -> None:
+    data = as_jpeg(photo(), **how)
+    note = b"\xff\xfe\x00\x08secret"
+    last_scan = data.rfind(b"\xff\xda")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "someone"
+    dirty = data[:last_scan] + note + data[last_scan:] + as_jpeg(photo(seed=1), exif=exif)
+    assert rgb_jpeg(dirty, 50) == data
 
 
 def test_segments_that_do_not_add_up_are_written_anew() -> None:
