@@ -23,6 +23,7 @@ PLUMBING = (
     "catalogue",
     "errors",
     "log",
+    "objects",
     "params",
     "store",
     "track",

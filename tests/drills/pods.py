@@ -26,7 +26,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.harness import commit
-from clipflow import store
+from clipflow import objects, store
 from clipflow.artifacts import rewrites
 from clipflow.register import logged_model
 from clipflow.register import stage as register
@@ -63,7 +63,7 @@ def places(task: str, scratch: Path) -> dict[str, Place | Saved]:
     """Where a task is killed, beside any time."""
     publishing: dict[str, Place | Saved] = {
         "made, not published": Place(store, "publish"),
-        "published but the manifest": Place(store._Objects, "delete", "after"),
+        "published but the manifest": Place(objects.Objects, "delete", "after"),
         "published": Place(store, "publish", "after"),
         "known on this machine": Place(store, "_keep", "after"),
     }

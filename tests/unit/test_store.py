@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clipflow import store
+from clipflow import objects, store
 from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Pairs, without_images
 from clipflow.errors import ArtifactError, StoreError
@@ -33,13 +33,13 @@ def _environ(server: s3.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     for name, value in server.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CLIPFLOW_DATA", str(tmp_path / "data"))
-    store._client.cache_clear()
+    objects.client.cache_clear()
     server.heal()
     yield
     client = server.client()
     for key in server.objects("clipflow"):
         client.delete_object(Bucket="clipflow", Key=key)
-    store._client.cache_clear()
+    objects.client.cache_clear()
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_wrong_credentials_are_one_line(pairs: Path, monkeypatch: pytest.MonkeyP
 
 def test_no_store_is_one_line(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    monkeypatch.setattr(store, "ATTEMPTS", 1)
+    monkeypatch.setattr(objects, "ATTEMPTS", 1)
     with pytest.raises(StoreError, match="can't use the object store"):
         store.publish(pairs, URL)
 

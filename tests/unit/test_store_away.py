@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clipflow import store
+from clipflow import objects, store
 from clipflow.errors import StoreError
 from fakes import s3
 from fakes.artifacts import make_pairs
@@ -25,10 +25,12 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[s3.Store
         for name, value in running.environ.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("CLIPFLOW_DATA", str(tmp_path / "data"))
-        monkeypatch.setattr(store, "ATTEMPTS", 1)  # what boto3 bears is not what is looked at here
-        store._client.cache_clear()
+        monkeypatch.setattr(
+            objects, "ATTEMPTS", 1
+        )  # what boto3 bears is not what is looked at here
+        objects.client.cache_clear()
         yield running
-    store._client.cache_clear()
+    objects.client.cache_clear()
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_an_answer_that_breaks_off_is_asked_for_again(server: s3.Store, pairs: Path) -> None:
     store.publish(pairs, URL)
-    store._client.cache_clear()  # another process
+    objects.client.cache_clear()  # another process
     server.fail(truncate=1.0, methods=("GET",))
     threading.Timer(0.5, server.heal).start()
     assert contents(store.at_hand(URL)) == contents(pairs)
@@ -57,7 +59,7 @@ def test_a_store_that_goes_away_is_waited_for(server: s3.Store, pairs: Path) -> 
 
 
 def test_patience_ends(server: s3.Store, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(objects, "PATIENCE_S", 0.2)
     server.go_away(60, at="PUT")
     start = time.monotonic()
     with pytest.raises(StoreError, match="can't use the object store"):

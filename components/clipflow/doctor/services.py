@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import requests  # type: ignore[import-untyped]
 
-from clipflow import store
 from clipflow.doctor.findings import Finding, ok, problem, unchecked
 from clipflow.doctor.kubernetes_api import look
+from clipflow.objects import ADVICE, RETRY, SCHEME
 
 TIMEOUT_S = 10
 HEALTH = "apis/v2beta1/healthz"
@@ -101,7 +101,7 @@ def object_store(environ: Mapping[str, str]) -> Finding:
 
     what = "Object store"
     url = environ.get("CLIPFLOW_STORE", "")
-    if not store.is_url(url):
+    if not url.startswith(SCHEME):
         return unchecked(what, "no address", "set CLIPFLOW_STORE in ConfigMap clipflow")
     endpoint = environ.get("AWS_ENDPOINT_URL_S3")
     if endpoint and (
@@ -111,7 +111,7 @@ def object_store(environ: Mapping[str, str]) -> Finding:
     key, secret = (environ.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
     if not (key and secret):
         return unchecked(what, "no keys could be read", "see Secret clipflow-store above")
-    bucket, _, prefix = url.removeprefix(store.SCHEME).partition("/")
+    bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
     name = f"{prefix.rstrip('/')}/doctor-{uuid.uuid4().hex}"
     where = f"{url} at {endpoint}" if endpoint else url
     place = {"Bucket": bucket, "Key": name}
@@ -125,7 +125,7 @@ def object_store(environ: Mapping[str, str]) -> Finding:
         return problem(
             what,
             f"{where} answered {code} to {error.operation_name}",
-            store.ADVICE.get(code, store.RETRY),
+            ADVICE.get(code, RETRY),
         )
     except BotoCoreError as error:
         reason = " ".join(str(error).split())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipflow import store
+from clipflow import objects, store
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import StoreError
 from clipflow.ingest import stage
@@ -29,7 +29,7 @@ def server() -> Iterator[s3.Store]:
 def _environment(server: s3.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**server.environ, "CLIPFLOW_DATA": str(tmp_path / "data")}.items():
         monkeypatch.setenv(name, value)
-    store._client.cache_clear()
+    objects.client.cache_clear()
 
 
 def upload(server: s3.Store, folder: Path, prefix: str) -> str:
