@@ -112,7 +112,7 @@ def _clean(data: bytes, rules: ImageRules) -> CleanImage:
             # Decoded at a half, a quarter or an eighth, as long as that is not below the wanted size.
             image.draft(None, _turned(size, turn))
         image.load()
-        is_rgb_jpeg = image.format == "JPEG" and image.mode == "RGB"
+        is_rgb_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
         if is_rgb_jpeg and turn is None and size == source and rules.resize != "center_crop":
             jpeg = without_metadata(data)
             if jpeg is not None:
@@ -145,7 +145,12 @@ def _check(image: Image.Image, rules: ImageRules) -> None:
         max(width, height) > rules.max_aspect_ratio * min(width, height)
     ):
         raise UnusableImageError("too long or too wide")
-    if rules.animated == "refuse" and getattr(image, "is_animated", False):
+    # MPO is a JPEG with a second view or a depth map behind it, as phones write them: one image.
+    if (
+        rules.animated == "refuse"
+        and image.format != "MPO"
+        and getattr(image, "is_animated", False)
+    ):
         raise UnusableImageError("animated")
 
 

@@ -212,6 +212,14 @@ def test_animations() -> None:
         clean(out.getvalue(), rules(animated="refuse"))
 
 
+@pytest.mark.parametrize("animated", ["refuse", "first_frame"])
+def test_photos_with_a_second_view_are_photos(animated: str) -> None:
+    out = io.BytesIO()
+    photo().save(out, "MPO", save_all=True, append_images=[photo(seed=1)], quality=92)
+    assert Image.open(io.BytesIO(out.getvalue())).format == "MPO"
+    assert clean(out.getvalue(), rules(animated=animated)).jpeg == as_jpeg(photo())
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize(
     ("how", "size"),
