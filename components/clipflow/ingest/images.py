@@ -246,6 +246,8 @@ TURNS = {
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
+    if image.format == "TIFF":  # which Pillow turns itself while it decodes
+        return None
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 0))
     except Exception:  # damaged EXIF says nothing about an image that decodes

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from clipflow.ingest.images import ImageRules, UnusableImageError, clean
 from fakes.artifacts import jpeg
@@ -16,7 +16,7 @@ from fakes.artifacts import jpeg
 
 def rules(**changes: object) -> ImageRules:
     return ImageRules.model_validate(
-        {"formats": ["JPEG", "PNG", "GIF", "WEBP"], "min_side_px": None, "max_aspect_ratio": None,
+        {"formats": ["JPEG", "PNG", "GIF", "WEBP", "TIFF"], "min_side_px": None, "max_aspect_ratio": None,
          "max_pixels": 10_000_000, "animated": "first_frame", "resize": "keep", "size_px": None,
          "only_shrink": True, "quality": 90, **changes}
     )  # fmt: skip
@@ -102,6 +102,22 @@ def test_photos_are_upright() -> None:
     assert np.asarray(turned)[25:].min() > 200
     again = rgb_jpeg(encoded(turned, "JPEG"), 95)
     assert decoded(again).size == (20, 40)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_all_formats_are_turned_once(kind: str, value: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    out = io.BytesIO()
+    photo(48, 32).save(out, kind, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(out.getvalue()))).convert("RGB")
+    found = clean(out.getvalue(), rules(quality=95))
+    assert (
+        decoded(found.jpeg).size == upright.size == (found.source_width_px, found.source_height_px)
+    )
+    difference = np.asarray(decoded(found.jpeg), float) - np.asarray(upright, float)
+    assert np.abs(difference).mean() < 4
 
 
 def same_pixels(one: bytes, other: bytes) -> bool:
