@@ -112,8 +112,9 @@ def _clean(data: bytes, rules: ImageRules) -> CleanImage:
             # Decoded at a half, a quarter or an eighth, as long as that is not below the wanted size.
             image.draft(None, _turned(size, turn))
         image.load()
+        crop = rules.resize == "center_crop" and size[0] != size[1]
         is_rgb_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
-        if is_rgb_jpeg and turn is None and size == source and rules.resize != "center_crop":
+        if is_rgb_jpeg and turn is None and size == source and not crop:
             jpeg = without_metadata(data)
             if jpeg is not None:
                 return _cleaned(jpeg, image, source)
@@ -125,7 +126,7 @@ def _clean(data: bytes, rules: ImageRules) -> CleanImage:
         # Shrunk, as sharp as by a cubic at half its cost.
         shrinks = size < rgb.size
         rgb = rgb.resize(size, Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC)
-    if rules.resize == "center_crop":
+    if crop:
         rgb = _centre(rgb)
     if max(rgb.size) > MAX_SIDE_PX:
         raise UnusableImageError("too large for JPEG")

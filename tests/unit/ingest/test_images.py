@@ -251,6 +251,12 @@ def test_sizes(orientation: int, how: str, size: tuple[int, int]) -> None:
     assert {found.source_width_px, found.source_height_px} == {320, 240}
 
 
+@pytest.mark.parametrize("how", ["shorter_side", "center_crop"])
+def test_what_was_made_to_size_is_not_encoded_again(how: str) -> None:
+    once = clean(as_jpeg(photo()), rules(resize=how, size_px=96)).jpeg
+    assert clean(once, rules(resize=how, size_px=96)).jpeg == once
+
+
 def test_small_images_are_enlarged_only_if_asked() -> None:
     data = as_jpeg(photo(64, 48))
     same = clean(data, rules(resize="shorter_side", size_px=96))
