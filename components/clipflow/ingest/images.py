@@ -119,7 +119,9 @@ def _clean(data: bytes, rules: ImageRules) -> CleanImage:
             if jpeg is not None:
                 return _cleaned(jpeg, image, source)
         profile = image.info.get("icc_profile") if image.mode == "RGB" else None
-        rgb = _on_white(image) if image.has_transparency_data else _rgb(image)
+        rgb = (
+            _on_white(image) if image.has_transparency_data and not _is_deep(image) else _rgb(image)
+        )
     if turn is not None:
         rgb = rgb.transpose(turn)
     if rgb.size != size:
@@ -265,8 +267,13 @@ def _turned(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, i
     return (size[1], size[0]) if turn in sideways else size
 
 
+def _is_deep(image: Image.Image) -> bool:
+    """Grey of 16 bits, of which Pillow would make white; a transparent grey is not known to it there."""
+    return image.mode.startswith("I;16") or image.mode == "I"
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if _is_deep(image):
         return image.point(lambda value: value / 256).convert("L").convert("RGB")
     return image.convert("RGB")
 

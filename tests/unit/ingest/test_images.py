@@ -54,6 +54,12 @@ def test_grey_keeps_its_value() -> None:
         assert np.asarray(image).mean() == pytest.approx(100, abs=2)
 
 
+def test_grey_of_16_bits_with_a_transparent_value_keeps_its_value() -> None:
+    out = io.BytesIO()
+    Image.new("I;16", (8, 8), 100 * 256).save(out, "PNG", transparency=0)
+    assert np.asarray(decoded(rgb_jpeg(out.getvalue(), 95))).mean() == pytest.approx(100, abs=2)
+
+
 def test_transparent_pixels_are_white() -> None:
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     assert np.asarray(decoded(rgb_jpeg(encoded(clear, "PNG"), 95))).min() > 250
