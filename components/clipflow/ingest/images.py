@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -16,6 +17,8 @@ from clipflow.catalogue import Section
 
 MAX_SIDE_PX = 65_500
 """The widest and highest JPEG that libjpeg writes."""
+MAX_PIXELS = 178_956_970
+"""Beyond these Pillow refuses by itself; at half of them it warns, which is needless by `max_pixels`."""
 HASH_PX = 16
 """Side of the grid of the difference hash: 256 bits in 4 words."""
 NUM_WORDS = HASH_PX * HASH_PX // 64
@@ -23,6 +26,8 @@ MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """What ends the coded pixels of a JPEG: no stuffed byte, no restart and no fill."""
 MIN_CONTRAST = 2.0
 """Standard deviation, of 255, of the grid of the difference hash; below it there is only noise."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnusableImageError(Exception):
@@ -38,8 +43,8 @@ class ImageRules(Section):
     """Smallest shorter side; null: any."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] | None
     """Largest longer side over shorter side; null: any."""
-    max_pixels: int = Field(ge=1)
-    """Most pixels; larger images are refused by their header, before they are decoded."""
+    max_pixels: int = Field(ge=1, le=MAX_PIXELS)
+    """Most pixels; larger images are refused by their header, before they are decoded or enlarged."""
     animated: Literal["refuse", "first_frame"]
     """What becomes of images with several frames."""
     resize: Literal["keep", "shorter_side", "center_crop"]
@@ -108,6 +113,8 @@ def _clean(data: bytes, rules: ImageRules) -> CleanImage:
         turn = _turn(image)
         source = _turned(image.size, turn)
         size = _size(source, rules)
+        if size[0] * size[1] > rules.max_pixels:
+            raise UnusableImageError("too many pixels")  # a thin image, enlarged
         if size != source:
             # Decoded at a half, a quarter or an eighth, as long as that is not below the wanted size.
             image.draft(None, _turned(size, turn))

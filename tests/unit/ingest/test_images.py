@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -222,6 +224,27 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UnusableImageError, match="too many pixels"):
         clean(bomb, rules(max_pixels=100_000_000))
+
+
+def test_a_thin_image_is_not_enlarged_without_bounds() -> None:
+    thin = encoded(Image.new("1", (1_000_000, 4)), "PNG")  # 563 bytes, and 49 GB at 256 px
+    with pytest.raises(UnusableImageError, match="too many pixels"):
+        clean(thin, rules(resize="center_crop", size_px=256, only_shrink=False))
+    shrunk = clean(thin, rules(resize="center_crop", size_px=2))
+    assert (shrunk.width_px, shrunk.height_px) == (2, 2)
+
+
+def test_pillow_does_not_warn_of_what_is_refused_anyway() -> None:
+    code = (
+        "import json, sys; from clipflow.ingest.images import *\n"
+        "try: clean(sys.stdin.buffer.read(), ImageRules(**json.loads(sys.argv[1])))\n"
+        "except UnusableImageError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, rules().model_dump_json()],
+        input=encoded(Image.new("1", (10_000, 10_000)), "PNG"), capture_output=True, check=True,
+    )  # fmt: skip
+    assert (done.stdout.decode(), done.stderr.decode()) == ("too many pixels\n", "")
 
 
 def test_animations() -> None:
