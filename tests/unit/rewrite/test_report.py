@@ -8,6 +8,7 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Pairs
 from clipflow.artifacts.rewrites import Candidate, Writer
 from clipflow.page.svg import histogram
+from clipflow.page.text import MAX_CHARACTERS
 from clipflow.rewrite import report
 from fakes.artifacts import make_pairs
 
@@ -81,8 +82,8 @@ def test_captions_and_candidates_are_shown_as_text(tmp_path: Path) -> None:
     assert "\u202e" not in text
     assert "control characters" in text
     assert "lost name" in text
-    assert "x" * report.MAX_CHARACTERS + "\u2026" in text
-    assert "x" * (report.MAX_CHARACTERS + 1) not in text
+    assert "x" * MAX_CHARACTERS + "\u2026" in text
+    assert "x" * (MAX_CHARACTERS + 1) not in text
     assert "nothing was proposed" in text
 
 
