@@ -11,12 +11,19 @@ from pydantic import Field
 from clipflow.catalogue import Section
 
 Words = np.ndarray[tuple[int, int], np.dtype[np.uint64]]
+Pairs = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 Indexes = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 MAX_BITS = 60
 """Of 256; images that differ in more are not alike in any sense."""
 BLOCK = 1 << 22
 """Candidates that are compared at once: 64 bytes of memory each."""
+CROWDED = 64
+"""Candidates per image, from one part of the bits, beyond which images are compared in two halves."""
+MANY_PAIRS = 1 << 22
+"""Pairs beyond which they are too: 80 bytes of memory each."""
+FEW = 1024
+"""Images that are compared at once however alike they are."""
 
 
 class DuplicateRules(Section):
@@ -50,19 +57,11 @@ def near(hashes: Words, max_bits: int, rank: Indexes) -> Indexes:
     found = exact(_digests(hashes), rank)
     # Equal hashes are one from here on, or those of a thousand copies would be compared a million times.
     leaders = np.flatnonzero(found < 0)
-    if max_bits and len(leaders):
+    if max_bits:
         ordered = leaders[np.argsort(rank[leaders], kind="stable")]
-        edges = [
-            np.stack([later, earlier], axis=1)[later > earlier]
-            for later, earlier in _alike(hashes[ordered], hashes[ordered], max_bits)
-        ]
-        pairs = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *edges]), axis=0)
-        gone = dict[int, int]()
-        for later, earlier in pairs.tolist():
-            if later not in gone and earlier not in gone:
-                gone[later] = earlier
-        for later, earlier in gone.items():
-            found[ordered[later]] = ordered[earlier]
+        like = _like_earlier(hashes[ordered], max_bits)
+        gone = np.flatnonzero(like >= 0)
+        found[ordered[gone]] = ordered[like[gone]]
         # What equals one that went is like the same one that stays.
         equal = np.flatnonzero(found >= 0)
         onwards = found[found[equal]]
@@ -70,39 +69,83 @@ def near(hashes: Words, max_bits: int, rank: Indexes) -> Indexes:
     return found
 
 
+def _like_earlier(hashes: Words, max_bits: int) -> Indexes:
+    """`near` of hashes that are in order of rank: the first that stays and is like each, or -1."""
+    found = np.full(len(hashes), -1, np.int64)
+    pairs = _pairs_within(hashes, max_bits)
+    if pairs is not None:
+        for later, earlier in zip(*pairs.T.tolist(), strict=True):
+            if found[later] < 0 and found[earlier] < 0:
+                found[later] = earlier
+        return found
+    # A crowd, in which nearly all go: those like the ones that stay in the first half go before they are
+    # compared with each other.
+    half = len(hashes) // 2
+    found[:half] = _like_earlier(hashes[:half], max_bits)
+    stay = np.flatnonzero(found[:half] < 0)
+    like = contaminated(hashes[half:], hashes[stay], max_bits)
+    found[half:] = np.where(like >= 0, stay[like], -1)
+    rest = half + np.flatnonzero(like < 0)
+    like = _like_earlier(hashes[rest], max_bits)
+    found[rest] = np.where(like >= 0, rest[like], -1)
+    return found
+
+
 def contaminated(hashes: Words, reference: Words, max_bits: int) -> Indexes:
     """For each of n images the index of a reference image that is like it, the first, or -1."""
     found = np.full(len(hashes), len(reference), np.int64)
     if len(hashes) and len(reference):
-        for index, of_reference in _alike(hashes, reference, max_bits):
-            np.minimum.at(found, index, of_reference)
+        for band in _bands(64 * hashes.shape[1], max_bits + 1):
+            keys, of_reference = _part(hashes, band), _part(reference, band)
+            order = np.argsort(of_reference, kind="stable")
+            start = np.searchsorted(of_reference[order], keys, "left")
+            end = np.searchsorted(of_reference[order], keys, "right")
+            for index, place in _candidates(start, end):
+                alike = _alike(hashes, index, reference, order[place], max_bits)
+                np.minimum.at(found, index[alike], order[place[alike]])
     found[found == len(reference)] = -1
     return found
 
 
-def _alike(left: Words, right: Words, max_bits: int) -> Iterator[tuple[Indexes, Indexes]]:
-    """Every pair that differs in at most `max_bits`, some of them several times.
+def _pairs_within(hashes: Words, max_bits: int) -> Pairs | None:
+    """(later, earlier) of every pair that is alike, in order; None if there is a crowd."""
+    found = [np.zeros((0, 2), np.int64)]
+    for band in _bands(64 * hashes.shape[1], max_bits + 1):
+        keys = _part(hashes, band)
+        order = np.argsort(keys, kind="stable")
+        start = np.searchsorted(keys[order], keys[order], "left")
+        end = np.arange(len(order))  # of those with the same part, the ones before
+        if len(hashes) > FEW and (end - start).sum() > CROWDED * len(hashes):
+            return None
+        for place, before in _candidates(start, end):
+            later, earlier = order[place], order[before]
+            alike = _alike(hashes, later, hashes, earlier, max_bits)
+            found.append(np.stack([later[alike], earlier[alike]], axis=1))
+        if len(hashes) > FEW and sum(map(len, found)) > MANY_PAIRS:
+            return None
+    return np.unique(np.concatenate(found), axis=0)
 
-    Of max_bits + 1 parts of the bits, one at least is equal in such a pair, so only those are compared.
-    """
-    for band in _bands(64 * left.shape[1], max_bits + 1):
-        keys, of_right = _part(left, band), _part(right, band)
-        order = np.argsort(of_right, kind="stable")
-        start = np.searchsorted(of_right[order], keys, "left")
-        counts = np.searchsorted(of_right[order], keys, "right") - start
-        ends = np.cumsum(counts)
-        begin = 0
-        while begin < len(left):
-            done = ends[begin - 1] if begin else 0
-            end = max(begin + 1, int(np.searchsorted(ends, done + BLOCK, "right")))
-            these = counts[begin:end]
-            index = np.repeat(np.arange(begin, end), these)
-            within = np.arange(len(index)) - np.repeat(np.cumsum(these) - these, these)
-            other = order[np.repeat(start[begin:end], these) + within]
-            bits = np.bitwise_count(left[index] ^ right[other]).sum(axis=1)
-            alike = bits <= max_bits
-            yield index[alike], other[alike]
-            begin = end
+
+def _candidates(start: Indexes, end: Indexes) -> Iterator[tuple[Indexes, Indexes]]:
+    """Each index with every number from its start to its end, at most BLOCK or one index at once."""
+    counts = end - start
+    until = np.cumsum(counts)
+    first = 0
+    while first < len(counts):
+        done = until[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(until, done + BLOCK, "right")))
+        these = counts[first:last]
+        within = np.arange(these.sum()) - np.repeat(until[first:last] - these - done, these)
+        yield np.repeat(np.arange(first, last), these), np.repeat(start[first:last], these) + within
+        first = last
+
+
+def _alike(left: Words, index: Indexes, right: Words, other: Indexes, max_bits: int) -> Indexes:
+    """Which of the pairs differ in at most `max_bits`: by their first words, and then by all of them."""
+    maybe = np.flatnonzero(np.bitwise_count(left[index, 0] ^ right[other, 0]) <= max_bits)
+    bits = np.bitwise_count(left[index[maybe]] ^ right[other[maybe]]).sum(axis=1)
+    alike: Indexes = maybe[bits <= max_bits]
+    return alike
 
 
 def _bands(num_bits: int, num: int) -> list[Indexes]:

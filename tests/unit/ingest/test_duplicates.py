@@ -27,12 +27,21 @@ def distance(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.bitwise_count(one ^ other).sum())
 
 
-@given(st.integers(0, 10**6), st.sampled_from([0, 1, 4, 9]), st.integers(1, 40))
-@settings(max_examples=60, deadline=None)
-def test_near_is_greedy_in_order_of_rank(seed: int, max_bits: int, num: int) -> None:
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0, 1, 4, 9]),
+    st.integers(1, 40),
+    st.sampled_from([2, 1024]),
+)
+@settings(max_examples=100, deadline=None)
+def test_near_is_greedy_in_order_of_rank(seed: int, max_bits: int, num: int, few: int) -> None:
     rng = np.random.default_rng(seed)
     hashes, rank = family(rng, num, 6), rng.permutation(num)
-    found = duplicates.near(hashes, max_bits, rank)
+    with pytest.MonkeyPatch.context() as patch:
+        # With few = 2 everything that is alike at all is a crowd, and compared in halves of halves.
+        patch.setattr(duplicates, "FEW", few)
+        patch.setattr(duplicates, "CROWDED", 0)
+        found = duplicates.near(hashes, max_bits, rank)
     stays: list[int] = []
     for index in np.argsort(rank):
         alike = [other for other in stays if distance(hashes[index], hashes[other]) <= max_bits]
@@ -81,3 +90,24 @@ def test_thousands_of_copies_are_not_compared_with_each_other() -> None:
     hashes = np.repeat(family(np.random.default_rng(0), 20, 0)[:1], 200_000, axis=0)
     found = duplicates.near(hashes, 8, np.arange(len(hashes)))
     assert found.tolist() == [-1] + [0] * (len(hashes) - 1)
+
+
+@pytest.mark.parametrize("limit", ["CROWDED", "MANY_PAIRS"])
+def test_thousands_of_nearly_equal_ones_are_not_either(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(duplicates, limit, 4)
+    rng = np.random.default_rng(0)
+    hashes = np.repeat(family(rng, 1, 0), 30_000, axis=0)
+    for _ in range(3):
+        bit = rng.integers(0, 256, len(hashes)).astype(np.uint64)
+        hashes[np.arange(len(hashes)), bit // 64] ^= np.uint64(1) << bit % 64
+    seen = []
+    candidates = duplicates._candidates
+    monkeypatch.setattr(
+        duplicates, "_candidates",
+        lambda start, end: (seen.append(int((end - start).sum())), candidates(start, end))[1],
+    )  # fmt: skip
+    found = duplicates.near(hashes, 8, np.arange(len(hashes)))
+    assert (found[1:] >= 0).mean() > 0.99
+    assert sum(seen) < len(hashes) ** 2 / 10
