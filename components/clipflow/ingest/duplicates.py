@@ -14,8 +14,8 @@ Words = np.ndarray[tuple[int, int], np.dtype[np.uint64]]
 Pairs = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 Indexes = np.ndarray[tuple[int], np.dtype[np.int64]]
 
-MAX_BITS = 60
-"""Of 256; images that differ in more are not alike in any sense."""
+MAX_BITS = 32
+"""Of 256; beyond it unlike images are found alike, and the search by parts of the bits finds crowds."""
 BLOCK = 1 << 22
 """Candidates that are compared at once: 64 bytes of memory each."""
 CROWDED = 64

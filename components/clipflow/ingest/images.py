@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import warnings
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -14,6 +13,7 @@ from PIL import ExifTags, Image
 from pydantic import Field, model_validator
 
 from clipflow.catalogue import Section
+from clipflow.ingest.jpeg import without_metadata
 
 MAX_SIDE_PX = 65_500
 """The widest and highest JPEG that libjpeg writes."""
@@ -22,8 +22,6 @@ MAX_PIXELS = 178_956_970
 HASH_PX = 16
 """Side of the grid of the difference hash: 256 bits in 4 words."""
 NUM_WORDS = HASH_PX * HASH_PX // 64
-MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""What ends the coded pixels of a JPEG: no stuffed byte, no restart and no fill."""
 MIN_CONTRAST = 2.0
 """Standard deviation, of 255, of the grid of the difference hash; below it there is only noise."""
 
@@ -197,50 +195,6 @@ def _difference_hash(image: Image.Image, jpeg: bytes) -> tuple[int, ...]:
     else:
         words = np.packbits(grid[:, 1:] > grid[:, :-1]).view(np.uint64)
     return tuple(words.tolist())
-
-
-def without_metadata(jpeg: bytes) -> bytes | None:
-    """The same pixels without EXIF, XMP, IPTC and comments; None if the segments don't add up.
-
-    JFIF, colour profile and Adobe's note on colours stay, since the pixels mean nothing without them
-    (ITU-T T.81, annex B). What follows the end of the image goes.
-    """
-    if jpeg[:2] != b"\xff\xd8":
-        return None
-    kept, at = [jpeg[:2]], 2
-    while at + 4 <= len(jpeg):
-        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        if (
-            jpeg[at] != 0xFF
-            or length < 2
-            or not 0xC0 <= marker <= 0xFE
-            or marker in range(0xD0, 0xDA)
-        ):
-            return None
-        segment = jpeg[at : at + 2 + length]
-        if _has_to_do_with_pixels(marker, segment[4:]):
-            kept.append(segment)
-        at += 2 + length
-        if marker == 0xDA:
-            # Progressive images go on: further scans, with segments between them.
-            following = MARKER.search(jpeg, at)
-            if following is None:
-                return None
-            kept.append(jpeg[at : following.start()])
-            at = following.start()
-            if following[0] == b"\xff\xd9":
-                return b"".join([*kept, following[0]])
-    return None
-
-
-def _has_to_do_with_pixels(marker: int, content: bytes) -> bool:
-    if 0xE0 <= marker <= 0xEF:
-        return (
-            (marker == 0xE0 and content.startswith(b"JFIF\0"))
-            or (marker == 0xE2 and content.startswith(b"ICC_PROFILE\0"))
-            or (marker == 0xEE and content.startswith(b"Adobe"))
-        )
-    return marker != 0xFE
 
 
 TURNS = {
