@@ -1,0 +1,227 @@
+"""Any CLIP model that can be loaded by folder or name, in eval mode: images and texts to unit vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clipflow.errors import ArtifactError, did_you_mean
+from clipflow.model import towers
+from clipflow.model.texts import grouped
+from clipflow.model.tokens import Tokenizer
+
+HUB = "hf-hub:"
+"""Before a name: a model of the Hugging Face hub in open_clip's format."""
+TRANSFORMERS = "transformers:"
+"""Before a name: a CLIP or SigLIP model of the Hugging Face hub in Transformers' format."""
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+UNLOADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError)
+"""What loading a model raises for files that are missing, damaged or of another kind."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model in eval mode on one device, with its preprocessing and its tokenizer."""
+
+    name: str
+    model: Any
+    preprocess: Callable[[Image.Image], Tensor]
+    """An RGB image -> float32 pixels [3, height, width]."""
+    tokenize: Callable[[list[str]], Tensor]
+    device: torch.device
+    batch_size: int
+    """Images or texts embedded at once."""
+    precision: str
+    """`bf16` (autocast) or `fp32`."""
+    trims_text: bool
+    """Whether the text tower is blind to padding, so that it need not be computed."""
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosine similarities are multiplied by before the softmax (1 / temperature)."""
+        return float(self.model.logit_scale.exp().detach())
+
+    @property
+    def num_parameters(self) -> int:
+        """Of both towers."""
+        return sum(parameters.numel() for parameters in self.model.parameters())
+
+    def images(self, pixels: Sequence[Tensor]) -> Float[Tensor, "images dim"]:
+        """Unit vectors, float32 on the CPU, of preprocessed images. Raises ArtifactError if not finite."""
+        return self._embed(self.model.encode_image, torch.stack(list(pixels)))
+
+    def texts(self, texts: list[str]) -> Float[Tensor, "texts dim"]:
+        """Unit vectors, float32 on the CPU, by groups of similar length. Raises ArtifactError as above."""
+        found = grouped(self.tokenize(texts)[:, None], trims=self.trims_text)
+        encode = self._trimmed if self.trims_text else self.model.encode_text
+        chunks = [chunk for group in found.groups for chunk in group.split(self.batch_size)]
+        return torch.cat([self._embed(encode, chunk) for chunk in chunks])[found.place[:, 0]]
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits that identify weights, preprocessing and context length."""
+        preprocess = re.sub(r" at 0x[0-9a-f]+", "", str(self.preprocess))
+        found = hashlib.sha256(f"{preprocess} {self.tokenize(['a']).shape[1]}".encode())
+        for name, weights in sorted(self.model.state_dict().items()):
+            found.update(name.encode())
+            found.update(weights.detach().float().cpu().numpy().tobytes())
+        return found.hexdigest()[:32]
+
+    def _trimmed(self, tokens: Tensor) -> Tensor:
+        return towers.trimmed(self.model.text, tokens)
+
+    @torch.inference_mode()
+    def _embed(self, encode: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        device = self.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            embedded = encode(batch.to(device))
+        unit = functional.normalize(embedded.float(), dim=-1).cpu()
+        if not unit.isfinite().all():
+            raise ArtifactError(
+                f"{self.name}: its embeddings are not finite, its training has diverged; pass another"
+                " --checkpoint, or lower pretrain.lr and run 'clipflow pretrain' again"
+            )
+        return unit
+
+
+def load(
+    checkpoint: str, pretrained: str | None = None, *, batch_size: int, precision: str = "fp32"
+) -> Pretrained:
+    """The model, on the GPU if there is one.
+
+    `checkpoint` is a folder (ours, open_clip's, or of a CLIP model of Transformers), `hf-hub:ORG/NAME`,
+    `transformers:ORG/NAME`, or an architecture of open_clip with the tag or file of its weights as
+    `pretrained`. precision: `auto` is bf16 on GPUs, else fp32. Raises ArtifactError, saying what there is,
+    if it can't be loaded.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    name = _name(checkpoint, pretrained)
+    try:
+        if name.startswith(TRANSFORMERS):
+            model, preprocess, tokenize = _of_transformers(name.removeprefix(TRANSFORMERS))
+            model.to(device)
+        else:
+            model, preprocess, tokenize = _of_open_clip(name, pretrained, device)
+    except UNLOADABLE as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(
+            f"--checkpoint {checkpoint}: it can't be loaded ({reason}); pass a checkpoint's folder, or fill"
+            " HF_HOME on a machine with network"
+        ) from None
+    trims = type(model) is open_clip.CustomTextCLIP and towers.trims(model.text)
+    return Pretrained(
+        checkpoint, model.eval(), preprocess, tokenize, device, batch_size, precision, trims
+    )
+
+
+def _of_open_clip(name: str, pretrained: str | None, device: torch.device) -> tuple[Any, Any, Any]:
+    # The custom-text class keeps the text tower whole, with the same weights and outputs.
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        name, pretrained, device=device, force_custom_text=True, require_pretrained=True,
+        pretrained_text=False,
+    )  # fmt: skip
+    return model, preprocess, Tokenizer(open_clip.get_tokenizer(name))
+
+
+def _of_transformers(name: str) -> tuple[Any, Any, Any]:
+    from transformers import AutoModel, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(name)
+    model = _Transformers(AutoModel.from_pretrained(name))
+
+    def tokenize(texts: list[str]) -> Tensor:
+        tokens: Tensor = processor.tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=model.context_length,
+            return_tensors="pt",
+        ).input_ids
+        return tokens
+
+    return model, _Preprocess(processor.image_processor), tokenize
+
+
+@dataclass(frozen=True)
+class _Preprocess:
+    """An image processor of Transformers as a function of one image."""
+
+    processor: Any
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels: Tensor = self.processor(images=image, return_tensors="pt").pixel_values
+        return pixels[0]
+
+
+class _Transformers(nn.Module):
+    """A CLIP or SigLIP of Transformers with open_clip's methods."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        if not hasattr(model, "get_image_features") or not hasattr(model, "logit_scale"):
+            raise ValueError(f"a {type(model).__name__} is no CLIP model")
+        self.model = model
+        self.logit_scale = model.logit_scale
+        self.context_length = int(model.config.text_config.max_position_embeddings)
+
+    def encode_image(self, pixels: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:
+        """Embeddings of images, of any length."""
+        return _pooled(self.model.get_image_features(pixel_values=pixels))
+
+    def encode_text(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
+        """Embeddings of texts, of any length. Padding follows the end of the text, so it isn't attended."""
+        return _pooled(self.model.get_text_features(input_ids=tokens))
+
+
+def _pooled(features: Any) -> Tensor:
+    """Before version 5 the features themselves, since then an output that has them."""
+    pooled: Tensor = features if isinstance(features, Tensor) else features.pooler_output
+    return pooled
+
+
+def _name(checkpoint: str, pretrained: str | None) -> str:
+    """What open_clip, or after the prefix Transformers, knows the model by."""
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        if (folder / OPEN_CLIP_CONFIG).is_file():
+            return f"local-dir:{checkpoint}"
+        with suppress(OSError, ValueError, AttributeError):
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if config.get("model_type"):
+                return TRANSFORMERS + checkpoint
+        raise ArtifactError(
+            f"{checkpoint}: expected a checkpoint with {OPEN_CLIP_CONFIG}, or a model of Transformers with"
+            " config.json, found neither; pass the output of 'clipflow pretrain'"
+        )
+    if checkpoint.startswith((HUB, TRANSFORMERS)):
+        return checkpoint
+    if checkpoint not in open_clip.list_models():
+        hint = did_you_mean(checkpoint, open_clip.list_models())
+        raise ArtifactError(
+            f"--checkpoint {checkpoint}: no such folder and no architecture of open_clip; {hint} (models of"
+            f" the Hugging Face hub are {HUB}ORG/NAME, in Transformers' format {TRANSFORMERS}ORG/NAME)"
+        )
+    if pretrained is None:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(checkpoint)) or "none known"
+        raise ArtifactError(
+            f"--checkpoint {checkpoint}: an architecture with random weights measures at random; pass"
+            f" --pretrained with a file or one of: {tags}"
+        )
+    return checkpoint
