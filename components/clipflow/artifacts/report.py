@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from clipflow.artifacts import manifest
 
@@ -23,6 +25,8 @@ MATRIX_CLASSES = 50
 METRICS = "metrics.json"
 PAGE = "report.html"
 TABLES = "tables"
+SAMPLES = "samples.parquet"
+"""Columns `metric` (dictionary of names) and `value` (float32), in the order of the samples."""
 
 
 def benchmarks(folder: Path) -> str:
@@ -55,3 +59,15 @@ def confusion(folder: Path) -> tuple[list[str], list[list[int]]] | None:
                     matrix[place[row["actual"]]][place[row["predicted"]]] = row["count"]
             return names, matrix
     return None
+
+
+def samples(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """By metric, a value per sample whose mean is the metric; empty for reports that don't have them."""
+    path = folder / TABLES / SAMPLES
+    if not path.is_file():
+        return {}
+    table = pq.read_table(path)
+    names = table["metric"].combine_chunks()
+    values = table["value"].to_numpy()
+    found = names.indices.to_numpy()
+    return {str(name): values[found == n] for n, name in enumerate(names.dictionary.to_pylist())}
