@@ -3,9 +3,10 @@
     make bench-ingest        which is        python tests/benchmarks/ingest.py
 
 Both sides take the same 20,000 URLs from one server on loopback (5 % dead, 1 % two seconds late; JPEGs of
-40 kB on average) to shards of 1,000 with the shorter side at most 256 px, JPEG quality 95. A core's second
-is a second of processor time of the side with its children, so that the server beside it doesn't count.
-The ceiling is our own download without decoding. img2dataset has an environment of its own.
+40 kB on average) to shards of 1,000 with the shorter side at most 256 px, shrunk by area averages as is
+img2dataset's default, JPEG quality 95. A core's second is a second of processor time of the side with its
+children, so that the server beside it doesn't count. The ceiling is our own download without decoding.
+img2dataset has an environment of its own.
 """
 
 from __future__ import annotations
@@ -130,7 +131,12 @@ def write_params(folder: Path, table: Path) -> Path:
     """The real params, for the same work."""
     values = YAML(typ="safe").load((harness.ROOT / "params.yaml").read_text())
     values["ingest"] |= {"source": "urls", "data": str(table), "samples_per_shard": SHARD}
-    values["ingest"]["images"] |= {"resize": "shorter_side", "size_px": SIZE_PX, "quality": QUALITY}
+    values["ingest"]["images"] |= {
+        "resize": "shorter_side",
+        "size_px": SIZE_PX,
+        "quality": QUALITY,
+        "resample": "box",
+    }
     values["sources"]["urls"]["web"] |= {
         "allow_loopback": True, "concurrency": CONCURRENCY, "per_host": CONCURRENCY,
         "timeout_s": float(TIMEOUT_S), "max_retries": 0,

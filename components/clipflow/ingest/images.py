@@ -49,6 +49,9 @@ class ImageRules(Section):
     """`shorter_side`: until that is `size_px`; `center_crop`: that, and cut to a square; `keep`: not."""
     size_px: Annotated[int, Field(ge=1)] | None
     """What the shorter side becomes; null where `resize` is keep."""
+    resample: Literal["box", "hamming", "lanczos"]
+    """How pixels are averaged where an image shrinks: `box` is the area's mean, as in img2dataset;
+    `hamming` is sharper and takes a fifth longer, `lanczos` sharpest and twice as long."""
     only_shrink: bool
     """Leave images alone whose shorter side is below `size_px` already."""
     quality: int = Field(ge=1, le=95)
@@ -130,9 +133,8 @@ def _clean(data: bytes, rules: ImageRules) -> CleanImage:
     if turn is not None:
         rgb = rgb.transpose(turn)
     if rgb.size != size:
-        # Shrunk, as sharp as by a cubic at half its cost.
         shrinks = size < rgb.size
-        rgb = rgb.resize(size, Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC)
+        rgb = rgb.resize(size, Image.Resampling[rules.resample.upper() if shrinks else "BICUBIC"])
     if crop:
         rgb = _centre(rgb)
     if max(rgb.size) > MAX_SIDE_PX:

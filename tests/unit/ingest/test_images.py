@@ -20,6 +20,7 @@ def rules(**changes: object) -> ImageRules:
     return ImageRules.model_validate(
         {"formats": ["JPEG", "PNG", "GIF", "WEBP", "TIFF"], "min_side_px": None, "max_aspect_ratio": None,
          "max_pixels": 10_000_000, "animated": "first_frame", "resize": "keep", "size_px": None,
+         "resample": "hamming",
          "only_shrink": True, "quality": 90, **changes}
     )  # fmt: skip
 
@@ -327,3 +328,17 @@ def test_flat_images_are_not_all_alike() -> None:
     red, blue = (clean(jpeg(colour, 64), rules()) for colour in ((200, 0, 0), (0, 0, 200)))
     assert red.hash != blue.hash
     assert red.hash == clean(jpeg((200, 0, 0), 64), rules()).hash
+
+
+def test_what_shrinks_is_averaged_as_asked_for() -> None:
+    """The finer the stripes that are left, the sharper the average."""
+    pixels = np.zeros((300, 300, 3), np.uint8)
+    pixels[:, np.sin(np.arange(300) * 2 * np.pi / 5) > 0] = 255
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    contrast = {}
+    for resample in ("box", "hamming", "lanczos"):
+        found = clean(data.getvalue(), rules(resize="shorter_side", size_px=180, resample=resample))
+        contrast[resample] = np.asarray(Image.open(io.BytesIO(found.jpeg)).convert("L")).std()
+    assert contrast["box"] != contrast["hamming"]
+    assert contrast["hamming"] < contrast["lanczos"]
