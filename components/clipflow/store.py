@@ -92,7 +92,7 @@ def at_hand(location: Location, wanted: Callable[[str], bool] = everything) -> P
     objects = Objects(url)
     sizes = objects.sizes()
     small = _published(objects, sizes)
-    folder = _data() / _address(small)
+    folder = data() / _address(small)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.held(folder.with_name(f"{folder.name}.lock"), wait=True):
         missing = {
@@ -124,7 +124,7 @@ def mirror(url: str) -> Path:
     What is here already and hasn't changed is not downloaded again. Raises StoreError.
     """
     objects, found = Objects(url), listing(url)
-    folder = _data() / "mirror" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder = data() / "mirror" / hashlib.sha256(url.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with lock.held(folder.with_name(f"{folder.name}.lock"), wait=True):
         note = folder.with_name(f"{folder.name}.json")
@@ -207,7 +207,7 @@ def folders(
             kind = manifest.kind(folder)
             url = f"{str(publish_to).rstrip('/')}/{kind}/{address}"
         publish(folder, url)
-        _keep(folder, _data() / address)
+        _keep(folder, data() / address)
         if not is_url(location):
             refer(Path(location), url)
 
@@ -230,7 +230,8 @@ def _keep(made: Path, folder: Path) -> None:
     made.symlink_to(folder.absolute())
 
 
-def _data() -> Path:
+def data() -> Path:
+    """The folder for copies of what is elsewhere."""
     return Path(os.environ.get("CLIPFLOW_DATA") or "artifacts/data")
 
 

@@ -12,12 +12,13 @@ The first template is the canonical one. CLIP-benchmark ignores the manifest and
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ SCHEMA = "clipflow.benchmarks/1"
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 SYNONYMS = "synonyms.txt"
+NUM_SHARDS = "nshards.txt"
+IMAGES = ("jpg", "jpeg", "png", "webp")
+"""Extensions of images in tars."""
 
 
 class Writer:
@@ -114,7 +118,7 @@ class TaskWriter:
         if split not in self._tars:
             folder = self.folder / split
             folder.mkdir()
-            (folder / "nshards.txt").write_text("1\n")
+            (folder / NUM_SHARDS).write_text("1\n")
             self._tars[split] = tarfile.open(folder / "0.tar", "w", format=TAR_FORMAT)  # noqa: SIM115
         tar, name = self._tars[split], f"s{self.num_samples[split]:07d}"
         add_file(tar, f"{name}.jpg", jpeg)
@@ -133,13 +137,16 @@ class TaskWriter:
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a `benchmarks` artifact."""
+    """One task, in CLIP-benchmark's layout."""
 
     name: str
     kind: str
+    """`classification`, `retrieval` or, of other sources, `compositional`."""
     folder: Path
     num_samples: dict[str, int]
-    """How many samples the manifest promises, by split."""
+    """How many samples there are, by split, where that is known beforehand."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Digests of the task's files, by path below the artifact, where they are known beforehand."""
 
     @property
     def classnames(self) -> list[str]:
@@ -162,32 +169,62 @@ class Task:
         """The splits that exist, of `train` and `test`."""
         return [split for split in ("train", "test") if (self.folder / split).is_dir()]
 
+    def files(self, split: str) -> list[Path]:
+        """What a split's samples are in."""
+        count = (self.folder / split / NUM_SHARDS).read_text()
+        return [self.folder / split / f"{shard}.tar" for shard in range(int(count))]
+
+    def digest(self, split: str) -> str:
+        """32 hex digits that identify the samples of a split."""
+        of_file = [
+            self.sha256.get(f"{self.name}/{split}/{file.name}") or manifest.file_digest(file)
+            for file in self.files(split)
+        ]
+        return hashlib.sha256(" ".join(of_file).encode()).hexdigest()[:32]
+
     def samples(self, split: str) -> Iterator[tuple[bytes, bytes]]:
-        """`(jpeg, label or captions)` of each sample, as bytes. Raises ArtifactError for a damaged tar."""
+        """`(image, label or captions)` of each sample, as bytes. Raises ArtifactError for a damaged tar."""
         count = 0
-        shards = int((self.folder / split / "nshards.txt").read_text())
-        for shard in range(shards):
-            path = self.folder / split / f"{shard}.tar"
+        for path in self.files(split):
             try:
                 with tarfile.open(path) as tar:
-                    image = b""
-                    for member in tar:
-                        file = tar.extractfile(member)
-                        data = file.read() if file else b""
-                        if member.name.endswith(".jpg"):
-                            image = data
-                        else:
+                    for sample in _grouped(tar):
+                        if found := _sample(sample):
                             count += 1
-                            yield image, data
+                            yield found
             except (OSError, tarfile.TarError) as error:
                 raise ArtifactError(
                     f"{path}: missing, truncated or no tar ({error}); make it again with 'clipflow ingest'"
                 ) from None
-        if count != self.num_samples[split]:
+        if count != self.num_samples.get(split, count):
             raise ArtifactError(
                 f"{self.folder / split}: expected {self.num_samples[split]} samples as in the manifest,"
                 f" found {count}; make it again with 'clipflow ingest'"
             )
+
+
+def _grouped(tar: tarfile.TarFile) -> Iterator[dict[str, bytes]]:
+    """The files of each sample, which share what their names have before the first dot, by extension."""
+    key, files = "", dict[str, bytes]()
+    for member in tar:
+        if not member.isfile():
+            continue
+        name, _, extension = member.name.rpartition("/")[2].partition(".")
+        prefix = f"{member.name.rpartition('/')[0]}/{name}"
+        if prefix != key and files:
+            yield files
+            files = {}
+        file = tar.extractfile(member)
+        key, files[extension.lower()] = prefix, file.read() if file else b""
+    if files:
+        yield files
+
+
+def _sample(files: dict[str, bytes]) -> tuple[bytes, bytes] | None:
+    """The image and its note, of which CLIP-benchmark knows `cls` and `txt`."""
+    images = [files[name] for name in IMAGES if name in files]
+    notes = [files[name] for name in ("cls", "txt") if name in files]
+    return (images[0], notes[0]) if images and notes else None
 
 
 def names(folder: Path) -> list[str]:
@@ -199,7 +236,7 @@ def read(folder: Path) -> list[Task]:
     """The tasks of a `benchmarks` artifact, sorted by name. Raises ArtifactError for another kind."""
     facts = manifest.read(folder, SCHEMA)
     return [
-        Task(name, task["kind"], folder / name, task["num_samples"])
+        Task(name, task["kind"], folder / name, task["num_samples"], task["sha256"])
         for name, task in sorted(facts["tasks"].items())
     ]
 

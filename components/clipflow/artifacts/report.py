@@ -1,6 +1,7 @@
 """`report`: what a checkpoint can do, for machines and for people.
 
 report/metrics.json      flat, fractions in [0, 1]: `zero_shot/<task>/top1`, `retrieval/<task>/...`
+report/intervals.json    both ends of their 95 % bootstrap intervals: `{<metric>: [low, high]}`
 report/report.html       self-contained page with pictures
 report/tables/           what the pictures show: see evaluate/tables.py
 report/manifest.json     digests of the checkpoint and the benchmarks
@@ -23,6 +24,7 @@ PART = "clipflow.part_of_report/1"
 MATRIX_CLASSES = 50
 """Classes of the largest confusion matrix that is still looked at."""
 METRICS = "metrics.json"
+INTERVALS = "intervals.json"
 PAGE = "report.html"
 TABLES = "tables"
 SAMPLES = "samples.parquet"
@@ -38,6 +40,13 @@ def metrics(folder: Path) -> dict[str, float]:
     """The metrics of a report. Raises ArtifactError for another kind of folder."""
     manifest.read(folder, SCHEMA)
     return dict(json.loads((folder / METRICS).read_text(encoding="utf-8")))
+
+
+def intervals(folder: Path) -> dict[str, tuple[float, float]]:
+    """Both ends of the 95 % interval of each metric that has one; none for older reports."""
+    path = folder / INTERVALS
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: (low, high) for name, (low, high) in found.items()}
 
 
 def confusion(folder: Path) -> tuple[list[str], list[list[int]]] | None:

@@ -5,7 +5,7 @@ Marks differ in shape as well as in colour.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from clipflow.evaluate.metrics import Indices
 from clipflow.page import svg
+from clipflow.significance import Interval
 
 Points = Sequence[tuple[int, float]]
 
@@ -39,6 +40,8 @@ class Row:
     chance: float
     marks: dict[str, float]
     """Value by kind of mark: a CSS class and a shape of `symbol`."""
+    interval: Interval | None = None
+    """Of the mark `ensemble`."""
 
 
 def symbol(kind: str, x: float = 7, y: float = 7) -> Markup:
@@ -71,6 +74,9 @@ def dots(rows: Sequence[Row]) -> Markup:
             )
         )
         parts.append(symbol("chance", _at(row.chance), y))
+        if row.interval:
+            line = Markup('<path class="interval" d="M{} {}H{}"/>')
+            parts.append(line.format(_at(row.interval.low), y, _at(row.interval.high)))
         parts += [
             symbol(kind, _at(value), y + LANES.get(kind, 0)) for kind, value in row.marks.items()
         ]
@@ -113,6 +119,73 @@ def curve(name: str, ours: Points, theirs: Points = ()) -> Markup:
         path = " ".join(f"{x(step)},{y(value)}" for step, value in points)
         parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, path))
     return svg.svg(width, height, f"{name} over training steps", parts)
+
+
+def few_shot(name: str, draws: Mapping[str, Sequence[float]], zero_shot: float) -> Markup:
+    """Accuracy of each draw, and their mean, over the number of examples per class; zero-shot beside it."""
+    width, height, left, right, bottom = 440, 200, 46, 22, 24
+    shots = sorted(draws, key=int)
+    step = (width - left - right) / max(1, len(shots))
+
+    def y(value: float) -> float:
+        return round(height - bottom - (height - bottom - 10) * value, 1)
+
+    parts = _percent_lines(left, width - right, y)
+    middle = [left + step * (n + 0.5) for n in range(len(shots))]
+    line = Markup('<path class="zero" d="M{} {}H{}"/>')
+    parts.append(line.format(left, y(zero_shot), width - right))
+    means = [sum(draws[of]) / len(draws[of]) for of in shots]
+    path = " ".join(f"{x:.1f},{y(mean)}" for x, mean in zip(middle, means, strict=True))
+    parts.append(Markup('<polyline class="ours" points="{}"/>').format(path))
+    for x, of in zip(middle, shots, strict=True):
+        parts.append(
+            Markup('<text x="{:.1f}" y="{}" class="mid">{}</text>').format(x, height - 6, of)
+        )
+        parts += [
+            Markup('<circle class="draw" cx="{:.1f}" cy="{}" r="3"/>').format(x, y(value))
+            for value in draws[of]
+        ]
+    return svg.svg(width, height, f"{name}: accuracy over examples per class", parts)
+
+
+def reliability(name: str, bins: Sequence[tuple[float, float, int]]) -> Markup:
+    """Accuracy over confidence, a dot per bin, its area by the number of samples; ideal is the diagonal."""
+    width, height, left, right, bottom = 300, 250, 46, 14, 40
+    total = sum(count for *_, count in bins) or 1
+
+    def x(value: float) -> float:
+        return round(left + (width - left - right) * value, 1)
+
+    def y(value: float) -> float:
+        return round(height - bottom - (height - bottom - 10) * value, 1)
+
+    parts = _percent_lines(left, width - right, y)
+    parts.append(Markup('<path class="diagonal" d="M{} {}L{} {}"/>').format(x(0), y(0), x(1), y(1)))
+    for tenths in (0, 5, 10):
+        text = Markup('<text x="{}" y="{}" class="mid">{} %</text>')
+        parts.append(text.format(x(tenths / 10), height - bottom + 16, tenths * 10))
+    text = Markup('<text x="{}" y="{}" class="mid">confidence</text>')
+    parts.append(text.format(x(0.5), height - 6))
+    for confidence, accuracy, count in bins:
+        dot = (
+            '<circle class="bin" cx="{}" cy="{}" r="{:.1f}">'
+            "<title>{:.0f} % sure, {:.0f} % right: {:,} images</title></circle>"
+        )
+        radius = 2.5 + 13 * (count / total) ** 0.5
+        parts.append(
+            Markup(dot).format(
+                x(confidence), y(accuracy), radius, 100 * confidence, 100 * accuracy, count
+            )
+        )
+    return svg.svg(width, height, f"{name}: accuracy over confidence", parts)
+
+
+def _percent_lines(left: float, right: float, y: Callable[[float], float]) -> list[Markup]:
+    line = '<path class="grid" d="M{} {}H{}"/><text x="{}" y="{}" class="end">{} %</text>'
+    return [
+        Markup(line).format(left, y(part / 4), right, left - 6, y(part / 4) + 4, part * 25)
+        for part in range(5)
+    ]
 
 
 def confusion(counts: Indices, classnames: Sequence[str], shown: Sequence[int]) -> Markup:

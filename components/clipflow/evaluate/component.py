@@ -40,13 +40,16 @@ def refer(
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
-def benchmark_tasks(benchmarks: dsl.Input[dsl.Dataset], benchmarks_digest: str) -> list[str]:
+def benchmark_tasks(
+    params: str, benchmarks: dsl.Input[dsl.Dataset], benchmarks_digest: str
+) -> list[str]:
     """Name the benchmarks that a checkpoint is measured on."""
     from pathlib import Path
 
-    from clipflow.artifacts import benchmarks as artifact
+    from clipflow.evaluate import suites
+    from clipflow.params import parse
 
-    return artifact.names(Path(benchmarks.path))
+    return suites.names(parse(params, "evaluate"), Path(benchmarks.path))
 
 
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)  # type: ignore[untyped-decorator]
@@ -69,7 +72,13 @@ def evaluate(
 
     inputs = {"checkpoint": checkpoint, "benchmarks": benchmarks}
     with component.folders("evaluate", inputs, {}, made_with=params + task) as paths:
-        run(parse(params, "evaluate"), **paths, report=Path(report.path), task=task)
+        run(
+            parse(params, "evaluate"),
+            checkpoint=paths["checkpoint"],
+            benchmarks=paths["benchmarks"],
+            report=Path(report.path),
+            task=task,
+        )
     component.tell(report, report_digest)
 
 
@@ -119,7 +128,7 @@ def fan_out(
     other tasks; `pool`: as of `pods.on_accelerators`.
     """
     of_benchmarks = ("benchmarks", "benchmarks_digest")
-    names = benchmark_tasks(**{name: measured[name] for name in of_benchmarks})
+    names = benchmark_tasks(params=params, **{name: measured[name] for name in of_benchmarks})
     pods.furnish(names, cpu_image, "List benchmarks")
     with dsl.ParallelFor(items=names.output, parallelism=pods.AT_ONCE, name="Evaluate") as name:
         scores = evaluate(params=params, task=name, **measured)

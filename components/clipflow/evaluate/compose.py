@@ -6,17 +6,19 @@ Needs no torch: results may have been measured elsewhere.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipflow import track
-from clipflow.artifacts import benchmarks as benchmarks_artifact
-from clipflow.artifacts import checkpoint as checkpoint_artifact
 from clipflow.artifacts import manifest
 from clipflow.artifacts import report as report_artifact
 from clipflow.evaluate import page, tables
 from clipflow.evaluate.params import Params
-from clipflow.evaluate.results import Model, Results
+from clipflow.evaluate.results import Results
+from clipflow.evaluate.subject import Subject
+from clipflow.significance import Interval, Values
 from clipflow.track import Champion
 
 logger = logging.getLogger(__name__)
@@ -27,16 +29,25 @@ class Beside:
     """What a report is compared with: the champion, if it was measured on the same benchmarks."""
 
     champion: Champion | None
-    elsewhere: Champion | None
+    elsewhere: Champion | None = None
     """A champion that was measured on other benchmarks, to be named and not compared with."""
+    samples: Mapping[str, Values] = field(default_factory=dict)
+    """The champion's values per sample, where its run still has them."""
 
     @classmethod
-    def find(cls, model: str, benchmarks: Path) -> Beside:
+    def find(cls, model: str, measured_on: str) -> Beside:
         """The registered model's champion. Raises TrackingError."""
         found = track.champion_history(model, "train/loss")
-        if found and found.benchmarks != manifest.digest(benchmarks):
+        if found is None:
+            return cls(None)
+        if found.benchmarks != measured_on:
             return cls(None, found)
-        return cls(found, None)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            known = track.report(found.run_id, folder)
+            if known and report_artifact.benchmarks(folder) == measured_on:
+                return cls(found, None, report_artifact.samples(folder))
+        return cls(found)
 
     def describe(self, model: str) -> str:
         """A few words for the log."""
@@ -49,49 +60,45 @@ class Beside:
 def write(
     params: Params,
     results: Results,
-    model: Model,
+    subject: Subject,
     beside: Beside,
     *,
-    checkpoint: Path,
-    benchmarks: Path,
+    measured_on: str,
     report: Path,
 ) -> None:
-    """Write the report and log it."""
-    facts = checkpoint_artifact.read(checkpoint)
-    run_id = checkpoint_artifact.provenance(checkpoint)["mlflow_run_id"]
-    metrics = results.metrics()
+    """Write the report and log it. measured_on: the digest of all that was measured."""
+    metrics, intervals = results.metrics(), results.intervals()
     with manifest.complete_or_absent(report) as folder:
         manifest.write_json(folder / report_artifact.METRICS, metrics)
-        tables.write(folder / report_artifact.TABLES, results)
-        html = page.render(
-            params,
-            checkpoint,
-            facts,
-            benchmarks_artifact.read(benchmarks),
-            model,
-            results,
-            champion=beside.champion,
-            elsewhere=beside.elsewhere,
-        )
+        ends = {name: [found.low, found.high] for name, found in intervals.items()}
+        manifest.write_json(folder / report_artifact.INTERVALS, ends)
+        tables.write(folder / report_artifact.TABLES, results, params.robustness.severities)
+        html = page.render(params, subject, results, intervals, beside)
         (folder / report_artifact.PAGE).write_text(html, encoding="utf-8")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest.write(
             folder,
             report_artifact.SCHEMA,
-            checkpoint=manifest.digest(checkpoint),
-            benchmarks=manifest.digest(benchmarks),
+            checkpoint=subject.digest,
+            benchmarks=measured_on,
             sha256={str(path.relative_to(folder)): manifest.file_digest(path) for path in files},
         )
-        with track.reopen(run_id, name=facts["recipe"]) as mlflow_run:
-            mlflow_run.log(metrics, facts["params"]["steps"])
+        with track.reopen(subject.run_id, name=subject.run_name) as mlflow_run:
+            mlflow_run.log(metrics, subject.steps or 0)
             mlflow_run.log_artifacts(folder, "report")
-    logger.info(
-        "wrote %s: %s",
-        report,
-        ", ".join(f"{k} {v:.3f}" for k, v in sorted(headline(metrics).items())),
+    logger.info("beside it: %s", beside.describe(params.champion))
+    logger.info("wrote %s: %s", report, headline(metrics, intervals))
+
+
+def headline(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
+    """The means over tasks, with their 95 % intervals."""
+    return ", ".join(
+        f"{name} {value:.3f}"
+        + (
+            f" ({intervals[name].low:.3f} to {intervals[name].high:.3f})"
+            if name in intervals
+            else ""
+        )
+        for name, value in sorted(metrics.items())
+        if "/mean/" in name
     )
-
-
-def headline(metrics: dict[str, float]) -> dict[str, float]:
-    """The means over tasks."""
-    return {name: value for name, value in metrics.items() if "/mean/" in name}

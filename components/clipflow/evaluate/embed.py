@@ -1,117 +1,227 @@
-"""Images and texts -> L2-normalised float32 embeddings, by open_clip's own model and transforms."""
+"""Images and texts of tasks -> unit vectors, each computed once for a model and kept in scratch.
+
+    embeddings/<model>/<task>-<split>-<samples>[-<corruption>-<severity>].<rank>-of-<ranks>.arrow
+
+A file has what one rank embedded: `vector`, and `note` (the label or the captions). Files are written aside
+and renamed, so an evaluation that was interrupted goes on with the first split that it doesn't have.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import open_clip
-import torch
+import pyarrow as pa
 from PIL import Image
-from safetensors import SafetensorError
+from pyarrow import feather
 from torch import Tensor
 
-from clipflow import log
-from clipflow.artifacts import checkpoint as checkpoints
+from clipflow import log, store
 from clipflow.artifacts.benchmarks import Task
 from clipflow.errors import ArtifactError
+from clipflow.evaluate.corruptions import Corruption, corrupted
 from clipflow.evaluate.metrics import Embeddings
+from clipflow.model.pretrained import Pretrained
 
 T = TypeVar("T")
+AHEAD = 2
+"""Batches that are decoded while one is embedded."""
+POLL_S = 0.2
+logger = logging.getLogger(__name__)
+
+
+class Wanted(NamedTuple):
+    """A split of a task, as it is or corrupted."""
+
+    task: Task
+    split: str
+    corruption: Corruption | None = None
+    severity: int = 0
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """A checkpoint in eval mode on one device, with its preprocessing and its tokenizer."""
+    """A model, and what it has embedded already. Each of `num_ranks` processes embeds its share."""
 
-    model: Any
-    preprocess: Callable[[Image.Image], Tensor]
-    tokenize: Callable[[list[str]], Tensor]
-    device: torch.device
-    batch_size: int
+    model: Pretrained
+    rank: int = 0
+    num_ranks: int = 1
 
-    @property
-    def logit_scale(self) -> float:
-        """What cosine similarities are multiplied by before the softmax (1 / temperature)."""
-        return float(self.model.logit_scale.exp().detach())
+    @classmethod
+    def of(cls, model: Pretrained) -> Embedder:
+        """With the ranks of the launcher's environment."""
+        return cls(model, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
-    def images(self, task: Task, split: str) -> tuple[Embeddings, list[bytes]]:
-        """Embeddings [samples, dim] of one split, with each sample's label or captions as bytes.
+    @cached_property
+    def folder(self) -> Path:
+        """Where this model's embeddings are kept."""
+        found = store.scratch() / "embeddings" / f"{self.model.digest}-{self.model.precision}"
+        found.mkdir(parents=True, exist_ok=True)
+        return found
 
-        Raises ArtifactError naming the task and the sample that can't be decoded.
+    def embed(self, wanted: Iterable[Wanted]) -> None:
+        """Embed this rank's share of what isn't there. Raises ArtifactError for damaged samples."""
+        for one in wanted:
+            path = self._path(one, self.rank)
+            if not path.exists():
+                _write(path, *self._embedded(one))
+
+    def images(self, wanted: Wanted) -> tuple[Embeddings, list[bytes]]:
+        """Embeddings [samples, dim], and each sample's label or captions as bytes.
+
+        Embeds what isn't there, and waits for the shares of other ranks. Raises ArtifactError naming the
+        task and the sample that can't be decoded.
         """
-        notes: list[bytes] = []
-        parts: list[Embeddings] = []
-        samples = (
-            (task, split, n, jpeg, note) for n, (jpeg, note) in enumerate(task.samples(split))
-        )
-        total, what = task.num_samples[split], f"{task.name}/{split}"
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            bar = log.progress(samples, total=total, what=what, unit="image")
-            for batch in _batches(bar, self.batch_size):
-                pixels = torch.stack(list(pool.map(self._decode, batch)))
-                parts.append(self._embed(self.model.encode_image, pixels))
-                notes += [note for *_, note in batch]
-        if not parts:
+        self.embed([wanted])
+        paths = [self._path(wanted, rank) for rank in range(self.num_ranks)]
+        for path in paths:
+            while not path.exists():
+                time.sleep(POLL_S)
+        tables = [feather.read_table(path, memory_map=False) for path in paths]
+        vectors = np.concatenate([_vectors(table) for table in tables])
+        notes = [note for table in tables for note in table["note"].to_pylist()]
+        # Ranks take samples in turn.
+        order = np.concatenate([table["row"].to_numpy() for table in tables]).argsort()
+        if not len(order):
             raise ArtifactError(
-                f"{task.folder / split}: no sample in it; make it again with 'clipflow ingest'"
+                f"{wanted.task.folder / wanted.split}: no sample in it; make it again with"
+                " 'clipflow ingest'"
             )
-        return np.concatenate(parts), notes
+        return vectors[order], [notes[n] for n in order]
+
+    def forget(self, wanted: Wanted) -> None:
+        """Remove what won't be used again."""
+        for rank in range(self.num_ranks):
+            self._path(wanted, rank).unlink(missing_ok=True)
 
     def texts(self, texts: Sequence[str], *, what: str) -> Embeddings:
-        """Embeddings [texts, dim]; `what` labels the progress bar."""
-        bar = log.progress(texts, total=len(texts), what=what, unit="text")
-        batches = _batches(bar, self.batch_size)
-        return np.concatenate(
-            [self._embed(self.model.encode_text, self.tokenize(batch)) for batch in batches]
-        )
+        """Embeddings [texts, dim]; `what` labels the progress bar. Equal texts are embedded once."""
+        distinct = list(dict.fromkeys(texts))
+        place = {text: n for n, text in enumerate(distinct)}
+        name = hashlib.sha256("\0".join(distinct).encode()).hexdigest()[:32]
+        path = self.folder / f"texts-{name}.arrow"
+        if not path.exists():
+            size = 16 * self.model.batch_size  # so that texts of similar length find together
+            bar = log.progress(distinct, total=len(distinct), what=what, unit="text")
+            vectors = np.concatenate([self.model.texts(b).numpy() for b in _batches(bar, size)])
+            _write(path, vectors, [b""] * len(vectors), list(range(len(vectors))))
+        table = feather.read_table(path, memory_map=False)
+        return _vectors(table)[[place[text] for text in texts]]
 
-    def _decode(self, sample: tuple[Task, str, int, bytes, bytes]) -> Tensor:
-        task, split, number, jpeg, _ = sample
+    def _path(self, wanted: Wanted, rank: int) -> Path:
+        task, split, corruption, severity = wanted
+        worse = f"-{corruption}-{severity}" if corruption else ""
+        name = f"{task.name}-{split}-{self._digest(task, split)}{worse}"
+        return self.folder / f"{name}.{rank}-of-{self.num_ranks}.arrow"
+
+    def _digest(self, task: Task, split: str) -> str:
+        key = (task.name, split)
+        if key not in self._digests:
+            self._digests[key] = task.digest(split)
+        return self._digests[key]
+
+    @cached_property
+    def _digests(self) -> dict[tuple[str, str], str]:
+        return {}
+
+    def _embedded(self, wanted: Wanted) -> tuple[Embeddings, list[bytes], list[int]]:
+        """Vectors, notes and rows of this rank's samples."""
+        task, split, corruption, severity = wanted
+        samples = islice(enumerate(task.samples(split)), self.rank, None, self.num_ranks)
+        total = task.num_samples.get(split)
+        what = " ".join(filter(None, (f"{task.name}/{split}", corruption, str(severity or ""))))
+        bar = log.progress(
+            samples, total=total and -(-total // self.num_ranks), what=what, unit="image"
+        )
+        parts, notes, rows = [np.empty((0, 0), np.float32)], list[bytes](), list[int]()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            decoding = (
+                (batch, [pool.submit(self._pixels, wanted, n, image) for n, (image, _) in batch])
+                for batch in _batches(bar, self.model.batch_size)
+            )
+            for batch, pixels in _ahead(decoding, AHEAD):
+                parts.append(self.model.images([one.result() for one in pixels]).numpy())
+                notes += [note for _, (_, note) in batch]
+                rows += [n for n, _ in batch]
+        return np.concatenate(parts[1:] or parts), notes, rows
+
+    def _pixels(self, wanted: Wanted, number: int, data: bytes) -> Tensor:
         try:
-            return self.preprocess(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+            if wanted.corruption:
+                image = self._as_seen(image)
+                image = corrupted(image, wanted.corruption, wanted.severity, number)
+            return self.model.preprocess(image)
         except (OSError, Image.DecompressionBombError) as error:
             raise ArtifactError(
-                f"{task.folder / split}: sample {number} of task '{task.name}' is no readable"
-                f" image ({error}); make it again with 'clipflow ingest'"
+                f"{wanted.task.folder / wanted.split}: sample {number} of task '{wanted.task.name}' is no"
+                f" readable image ({error}); make it again with 'clipflow ingest'"
             ) from None
 
-    @torch.inference_mode()
-    def _embed(self, encode: Callable[..., Tensor], batch: Tensor) -> Embeddings:
-        embeddings = encode(batch.to(self.device), normalize=True).float().cpu().numpy()
-        if not np.isfinite(embeddings).all():
-            raise ArtifactError(
-                "checkpoint: its embeddings are not finite, training has diverged; "
-                "lower pretrain.lr and run 'clipflow pretrain' again"
-            )
-        return embeddings
+    def _as_seen(self, image: Image.Image) -> Image.Image:
+        """Resized and cropped to what the model sees, which corruptions are meant for."""
+        side = self._side_px
+        scale = side / min(image.size)
+        size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return image.crop((left, top, left + side, top + side))
+
+    @cached_property
+    def _side_px(self) -> int:
+        return int(self.model.preprocess(Image.new("RGB", (8, 8))).shape[-1])
 
 
-def load(checkpoint: Path, batch_size: int) -> Embedder:
-    """The checkpoint, on the GPU if there is one. Raises ArtifactError if it can't be loaded."""
-    checkpoints.read(checkpoint)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = f"local-dir:{checkpoint}"
+def _write(path: Path, vectors: Embeddings, notes: Sequence[bytes], rows: Sequence[int]) -> None:
+    dim = max(1, vectors.shape[1])
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
+    columns: dict[str, Any] = {
+        "vector": pa.FixedSizeListArray.from_arrays(flat, dim),
+        "note": pa.array(notes, pa.large_binary()),
+        "row": pa.array(rows, pa.int64()),
+    }
+    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
-        tokenize = open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(
-            f"{checkpoint}: open_clip can't load it ({reason}); "
-            "make it again with 'clipflow pretrain'"
-        ) from error
-    return Embedder(model.eval(), preprocess, tokenize, device, batch_size)
+        feather.write_feather(pa.table(columns), aside, compression="uncompressed")
+        aside.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            aside.unlink()
+
+
+def _vectors(table: pa.Table) -> Embeddings:
+    column = table["vector"].combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    found: Embeddings = flat.reshape(len(table), -1) if len(table) else np.empty((0, 0), np.float32)
+    return found
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def _ahead(
+    items: Iterable[tuple[T, list[Future[Tensor]]]], count: int
+) -> Iterator[tuple[T, list[Future[Tensor]]]]:
+    """The items in their order, begun `count` earlier."""
+    waiting: deque[tuple[T, list[Future[Tensor]]]] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipflow import track
-from clipflow.evaluate import compose
+from clipflow.evaluate import compose, suites
 from clipflow.evaluate import parts as part_files
 from clipflow.evaluate.compose import Beside
 from clipflow.evaluate.params import Params
@@ -22,9 +22,15 @@ def run(
 
     Needs no torch. Raises ArtifactError for parts that don't belong together or are not all there.
     """
-    paths = {"checkpoint": checkpoint, "benchmarks": benchmarks}
-    results, model = part_files.read(parts, params, **paths)
+    digest = suites.measured_on(params, benchmarks)
+    results, subject = part_files.read(
+        parts,
+        params,
+        checkpoint=checkpoint,
+        measured_on=digest,
+        names=suites.names(params, benchmarks),
+    )
     track.connect()
-    beside = Beside.find(params.champion, benchmarks)
+    beside = Beside.find(params.champion, digest)
     logger.info("%d parts; beside them: %s", len(parts), beside.describe(params.champion))
-    compose.write(params, results, model, beside, **paths, report=report)
+    compose.write(params, results, subject, beside, measured_on=digest, report=report)

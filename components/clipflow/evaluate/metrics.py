@@ -1,4 +1,4 @@
-"""Metrics: matrices in, numbers out. Pure NumPy; accuracies and recalls are fractions.
+"""Metrics: matrices in, numbers out. Pure NumPy.
 
 Ties go to the lower column, so that a collapsed model, for which everything is equally similar,
 scores at chance and not at 1.
@@ -16,39 +16,20 @@ Indices = NDArray[np.int64]
 Embeddings = NDArray[np.float32]
 
 
-def ranks(similarity: Matrix, relevant: NDArray[np.bool_]) -> Indices:
-    """The rank of each row's first relevant column, by falling similarity; 0 is the best.
+def class_ranks(similarity: Matrix, labels: Indices) -> Indices:
+    """The rank of each sample's own class by falling similarity; 0 is the best.
 
-    similarity: [queries, candidates], finite. relevant: the same shape, at least one per row.
+    similarity: [samples, classes], finite. labels: [samples], class indices.
 
-        similarity        relevant     -> rank
-        0.9  0.1  0.5     .  .  x         1     column 0 comes before the relevant column 2
-        0.2  0.7  0.4     x  x  .         0     the better of two relevant columns counts
+        similarity        label    rank
+        0.9  0.1  0.5     2        1      column 0 comes before it
+        0.2  0.7  0.4     1        0
     """
-    best = np.where(relevant, similarity, -np.inf).argmax(axis=1)[:, None]
-    score = np.take_along_axis(similarity, best, axis=1)
-    earlier = np.arange(similarity.shape[1]) < best
-    before: NDArray[np.bool_] = (similarity > score) | ((similarity == score) & earlier)
+    own = np.take_along_axis(similarity, labels[:, None], axis=1)
+    earlier = np.arange(similarity.shape[1]) < labels[:, None]
+    before: NDArray[np.bool_] = (similarity > own) | ((similarity == own) & earlier)
     counts: Indices = before.sum(axis=1)
     return counts
-
-
-def top_k_accuracy(similarity: Matrix, labels: Indices, k: int) -> float:
-    """The share of samples whose own class is among the k most similar.
-
-    similarity: [samples, classes]. labels: [samples], class indices.
-
-        similarity        label    top 1   top 2
-        0.9  0.1  0.5     2        wrong   right
-        0.2  0.7  0.4     1        right   right     -> 0.5 for k=1, 1.0 for k=2
-    """
-    relevant = labels[:, None] == np.arange(similarity.shape[1])
-    return recall_at(ranks(similarity, relevant), k)
-
-
-def recall_at(ranks: Indices, k: int) -> float:
-    """The share of queries answered by the first k candidates. [0, 3, 1] -> 2/3 for k=2."""
-    return float((ranks < k).mean())
 
 
 def confusion(actual: Indices, predicted: Indices, num_classes: int) -> Indices:
@@ -69,11 +50,3 @@ def per_class_accuracy(confusion: Indices) -> NDArray[np.float64]:
     shares = np.full(len(totals), np.nan)
     np.divide(confusion.diagonal(), totals, out=shares, where=totals > 0)
     return shares
-
-
-def mean_per_class_accuracy(confusion: Indices) -> float:
-    """The mean of the per-class accuracies, over the classes that have samples.
-
-    [[1, 1], [0, 3]] -> 0.75 (plain accuracy: 0.8)
-    """
-    return float(np.nanmean(per_class_accuracy(confusion)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,13 +13,16 @@ from markupsafe import Markup
 
 from clipflow import page
 from clipflow.artifacts import checkpoint as checkpoint_artifact
-from clipflow.artifacts.benchmarks import Task
 from clipflow.evaluate import charts, comparison, metrics, pictures
 from clipflow.evaluate.comparison import Line
 from clipflow.evaluate.params import Params
-from clipflow.evaluate.results import Model, Results
-from clipflow.evaluate.zero_shot import Classification
+from clipflow.evaluate.results import Classification, Results
+from clipflow.evaluate.subject import Subject
+from clipflow.significance import Interval
 from clipflow.track import Champion
+
+if TYPE_CHECKING:
+    from clipflow.evaluate.compose import Beside
 
 TEMPLATE = "report.html"
 EXTREMES = 6
@@ -46,35 +49,27 @@ CURVES = {
 
 def render(
     params: Params,
-    checkpoint: Path,
-    facts: dict[str, Any],
-    tasks: Sequence[Task],
-    model: Model,
+    subject: Subject,
     results: Results,
-    champion: Champion | None,
-    elsewhere: Champion | None,
+    intervals: Mapping[str, Interval],
+    beside: Beside,
 ) -> str:
-    """The page as text.
-
-    facts: the checkpoint's manifest. tasks: where the pictures come from. elsewhere: a champion that
-    was measured on other benchmarks, to be named and not compared with.
-    """
-    by_name = {task.name: task for task in tasks}
-    count = params.gallery_size
+    """The page as text."""
+    count, champion = params.gallery_size, beside.champion
     environment = page.environment(Path(__file__).parent)
     environment.globals["symbol"] = charts.symbol
-    compared = champion.metrics if champion else {}
+    theirs = champion.metrics if champion else {}
+    compared = comparison.Comparison(results, intervals, theirs, beside.samples)
     zero_shot = comparison.zero_shot(results, compared)
     retrieval = comparison.retrieval(results, params.recall_at, compared)
     rows = _rows(zero_shot, retrieval, min(params.recall_at))
     return environment.get_template(TEMPLATE).render(
-        facts=facts,
+        subject=subject,
         model=params.champion,
         champion=champion,
-        elsewhere=elsewhere,
-        num_parameters=model.num_parameters,
-        logit_scale=model.logit_scale,
-        tiles=comparison.tiles(results.metrics(), compared, zero_shot, retrieval),
+        elsewhere=beside.elsewhere,
+        paired=bool(beside.samples),
+        tiles=comparison.tiles(compared, zero_shot, retrieval),
         zero_shot=zero_shot,
         retrieval=retrieval,
         columns={
@@ -89,18 +84,28 @@ def render(
             if kind == "chance" or any(kind in row.marks for row in rows)
         },
         dots=charts.dots(rows),
-        curves=_curves(checkpoint / checkpoint_artifact.HISTORY, champion),
-        confusions=[_confusion(c) for c in results.classifications],
-        mistakes={
-            c.task: pictures.mistakes(by_name[c.task], c, model.logit_scale, count)
+        few_shot={
+            c.task: charts.few_shot(c.task, c.few_shot, _mean(c, "zero_shot/{}/top1"))
             for c in results.classifications
+            if c.few_shot
         },
-        galleries={
-            r.task: pictures.queries(by_name[r.task], r, count, params.seed)
-            for r in results.retrievals
+        robustness=comparison.robustness(results, compared),
+        corruptions=params.robustness.corruptions,
+        reliability={
+            c.task: charts.reliability(c.task, c.reliability) for c in results.classifications
         },
-        examples=_examples(checkpoint / checkpoint_artifact.EXAMPLES, count),
+        others=comparison.others(compared),
+        compositional=[c for c in results.compositional if c.examples],
+        curves=_curves(subject.file(checkpoint_artifact.HISTORY), champion),
+        confusions=[_confusion(c) for c in results.classifications],
+        mistakes={c.task: pictures.mistakes(c) for c in results.classifications},
+        galleries={r.task: pictures.queries(r) for r in results.retrievals},
+        examples=_examples(subject.file(checkpoint_artifact.EXAMPLES), count),
     )
+
+
+def _mean(result: Classification, name: str) -> float:
+    return float(result.samples[name.format(result.task)].mean())
 
 
 def _rows(zero_shot: Sequence[Line], retrieval: Sequence[Line], k: int) -> list[charts.Row]:
@@ -111,12 +116,12 @@ def _rows(zero_shot: Sequence[Line], retrieval: Sequence[Line], k: int) -> list[
         main = line.values.get("top1") or line.values[f"recall_at_{k}"]
         marks = {} if main.theirs is None else {"champion": main.theirs}
         marks |= {kind: line.values[c].ours for c, kind in kinds.items() if c in line.values}
-        rows.append(charts.Row(line.label, line.chance, marks))
+        rows.append(charts.Row(line.label, line.chance or 0.0, marks, main.interval))
     return rows
 
 
-def _curves(path: Path, champion: Champion | None) -> dict[str, Markup]:
-    if not path.exists():
+def _curves(path: Path | None, champion: Champion | None) -> dict[str, Markup]:
+    if path is None:
         return {}
     table = pq.read_table(path).to_pydict()
     curves = {}
@@ -158,8 +163,8 @@ def _confusion(result: Classification) -> dict[str, Any]:
     }
 
 
-def _examples(path: Path, count: int) -> list[dict[str, Any]]:
-    if not path.exists():
+def _examples(path: Path | None, count: int) -> list[dict[str, Any]]:
+    if path is None:
         return []
     rows = pq.read_table(path).slice(0, count).to_pylist()
     return [{**row, "image": pictures.thumbnail(row["image"])} for row in rows]

@@ -7,16 +7,12 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from clipflow.artifacts.benchmarks import Task
-from clipflow.evaluate.retrieval import Direction, Retrieval
-from clipflow.evaluate.zero_shot import Classification
+from clipflow.evaluate.results import Classification, Direction, Retrieval
 
 THUMBNAIL_PX = 128
-SHOWN = 5
-"""Results shown per retrieval query."""
 
 
 @dataclass(frozen=True)
@@ -60,67 +56,57 @@ def thumbnail(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def thumbnails(task: Task, rows: Iterable[int]) -> dict[int, str]:
-    """The thumbnails of some test samples, by row; one pass over the split."""
+def thumbnails(task: Task, rows: Iterable[int]) -> dict[str, str]:
+    """The thumbnails of some test samples, by row; one pass over the split, as far as the last."""
     wanted = set(rows)
-    samples = enumerate(task.samples("test")) if wanted else ()
-    return {row: thumbnail(jpeg) for row, (jpeg, _) in samples if row in wanted}
+    found: dict[str, str] = {}
+    for row, (data, _) in enumerate(task.samples("test")) if wanted else ():
+        if row in wanted:
+            found[str(row)] = thumbnail(data)
+            if len(found) == len(wanted):
+                break
+    return found
 
 
-def mistakes(task: Task, result: Classification, logit_scale: float, count: int) -> list[Mistake]:
-    """The wrong answers that the model was surest of, at most one per pair of classes."""
-    logits = logit_scale * result.similarity.astype(np.float64)
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probability = exp / exp.sum(axis=1, keepdims=True)
-    predicted = result.predicted
-    surest = np.argsort(-probability.max(axis=1), kind="stable")
-    pairs: dict[tuple[int, int], int] = {}
-    for row in surest[predicted[surest] != result.labels[surest]].tolist():
-        pairs.setdefault((int(result.labels[row]), int(predicted[row])), row)
-    rows = list(pairs.values())[:count]
-    images = thumbnails(task, rows)
+def mistakes(result: Classification) -> list[Mistake]:
+    """The wrong answers that the model was surest of."""
     return [
         Mistake(
-            images[row],
+            result.thumbnails[str(row)],
             result.classnames[result.labels[row]],
-            result.classnames[predicted[row]],
-            float(probability[row, predicted[row]]),
-            float(probability[row, result.labels[row]]),
+            result.classnames[result.predicted[row]],
+            of_answer,
+            of_right,
         )
-        for row in rows
+        for row, of_answer, of_right in result.mistakes
     ]
 
 
-def queries(task: Task, result: Retrieval, count: int, seed: int) -> dict[Direction, list[Query]]:
+def queries(result: Retrieval) -> dict[Direction, list[Query]]:
     """The same random images queried both ways: by image, and by the first caption of each."""
-    first = np.unique(result.image_of_caption, return_index=True)[1]
-    drawn = np.random.default_rng(seed).permutation(len(result.images))[:count].tolist()
-    nearest_texts = {i: result.nearest("image_to_text", i, SHOWN).tolist() for i in drawn}
-    nearest_images = {i: result.nearest("text_to_image", first[i], SHOWN).tolist() for i in drawn}
-    images = thumbnails(task, [*drawn, *(row for rows in nearest_images.values() for row in rows)])
-    own = result.captions
+    images = result.thumbnails
     return {
         "image_to_text": [
             Query(
-                own[first[i]],
-                images[i],
-                int(result.ranks["image_to_text"][i]) + 1,
-                len(own),
-                [
-                    Answer(own[t], result.is_right("image_to_text", i, t), None)
-                    for t in nearest_texts[i]
-                ],
+                one.caption,
+                images[str(one.row)],
+                int(result.ranks["image_to_text"][one.row]) + 1,
+                result.num_captions,
+                [Answer(text, is_right, None) for text, is_right in one.texts],
             )
-            for i in drawn
+            for one in result.gallery
         ],
         "text_to_image": [
             Query(
-                own[first[i]],
+                one.caption,
                 None,
-                int(result.ranks["text_to_image"][first[i]]) + 1,
-                len(result.images),
-                [Answer(own[first[j]], i == j, images[j]) for j in nearest_images[i]],
+                int(result.ranks["text_to_image"][one.first]) + 1,
+                result.num_images,
+                [
+                    Answer(caption, row == one.row, images[str(row)])
+                    for row, caption in zip(one.images, one.captions, strict=True)
+                ],
             )
-            for i in drawn
+            for one in result.gallery
         ],
     }

@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on frozen, normalised image embeddings.
+"""Linear probe: logistic regression on frozen, normalised image embeddings, with all examples or a few.
 
 The regularisation that does best on a held-out fifth of the training split then fits all of it.
 Source: Radford et al. 2021 (CLIP), appendix A.3 (L-BFGS, 1000 iterations, a sweep on held-out
@@ -8,6 +8,7 @@ samples); unlike there, the features are those after the projection into the joi
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -22,34 +23,93 @@ MAX_ITERATIONS = 1000
 HELD_OUT = 5
 """Every fifth sample of each class is held out."""
 
+Right = NDArray[np.bool_]
 logger = logging.getLogger(__name__)
 
 
-def accuracy(
+def choose(
+    train: Embeddings, labels: Indices, strengths: Sequence[float], halvings: int = 0
+) -> float:
+    """The C (inverse regularisation) that does best on held-out training samples; the smallest wins a tie.
+
+    After `strengths`, points half-way (in the logarithm) to both neighbours of the best are tried, and so
+    on `halvings` times: CLIP's sweep is 1e-6, 1e-4 ... 1e6 and 4 halvings, to 8 steps per decade.
+    """
+    held_out = _held_out(labels)
+    if not held_out.any() or len(set(labels[~held_out].tolist())) < 2:
+        return strengths[0]
+    kept, scores = ~held_out, dict[float, float]()
+
+    def score(c: float) -> None:
+        if c not in scores:
+            right = answers(train[kept], labels[kept], train[held_out], labels[held_out], c)
+            scores[c] = float(right.mean())
+
+    if len(strengths) == 1:
+        return strengths[0]
+    for c in sorted(strengths):
+        score(c)
+    for _ in range(halvings):
+        best = _best(scores)
+        ordered = sorted(scores)
+        at = ordered.index(best)
+        for neighbour in (*ordered[max(0, at - 1) : at], *ordered[at + 1 : at + 2]):
+            score(math.sqrt(best * neighbour))
+    best = _best(scores)
+    logger.debug("linear probe: C=%g chosen, held-out accuracy %.3f", best, scores[best])
+    return best
+
+
+def answers(
+    train: Embeddings, labels: Indices, test: Embeddings, test_labels: Indices, c: float
+) -> Right:
+    """[test samples], which a probe fitted to the training samples gets right.
+
+    train, test: [samples, dim]. labels: [samples]. c: scikit-learn's C. Equal inputs give equal answers.
+    """
+    if len(set(labels.tolist())) < 2:
+        only: Right = test_labels == labels[0]
+        return only
+    probe = LogisticRegression(C=c, max_iter=MAX_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(train, labels)
+    if probe.n_iter_.max() >= MAX_ITERATIONS:
+        logger.warning("linear probe: C=%g stopped at %d iterations", c, MAX_ITERATIONS)
+    right: Right = probe.predict(test) == test_labels
+    return right
+
+
+def few_shot(
     train: Embeddings,
-    train_labels: Indices,
+    labels: Indices,
     test: Embeddings,
     test_labels: Indices,
-    strengths: Sequence[float],
-) -> float:
-    """Test accuracy in [0, 1] of the best probe; the same inputs give the same number.
+    c: float,
+    *,
+    shots: int,
+    draws: int,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """[draws, test samples], as `answers` of probes on `shots` examples per class, drawn anew each time.
 
-    train, test: [samples, dim]. labels: [samples]. strengths: scikit-learn's C, the inverse of the
-    regularisation; the smallest wins a tie.
+    A class of fewer gives all that it has.
     """
-    if len(set(train_labels.tolist())) < 2:
-        return float((test_labels == train_labels[0]).mean())
-    held_out = _held_out(train_labels)
-    if not held_out.any() or len(strengths) == 1:
-        return _score(train, train_labels, test, test_labels, strengths[0])
-    kept = ~held_out
-    scores = {
-        c: _score(train[kept], train_labels[kept], train[held_out], train_labels[held_out], c)
-        for c in sorted(strengths)
-    }
-    best = max(scores, key=scores.__getitem__)
-    logger.debug("linear probe: C=%g chosen, held-out accuracy %.3f", best, scores[best])
-    return _score(train, train_labels, test, test_labels, best)
+    found = []
+    for draw in range(draws):
+        generator = np.random.default_rng([seed, shots, draw])
+        rows = np.concatenate(
+            [
+                generator.permutation(np.flatnonzero(labels == label))[:shots]
+                for label in np.unique(labels)
+            ]
+        )
+        found.append(answers(train[rows], labels[rows], test, test_labels, c))
+    return np.stack(found)
+
+
+def _best(scores: dict[float, float]) -> float:
+    return max(sorted(scores), key=scores.__getitem__)
 
 
 def _held_out(labels: Indices) -> NDArray[np.bool_]:
@@ -58,13 +118,3 @@ def _held_out(labels: Indices) -> NDArray[np.bool_]:
     for label in np.unique(labels):
         mask[np.flatnonzero(labels == label)[HELD_OUT - 1 :: HELD_OUT]] = True
     return mask
-
-
-def _score(x: Embeddings, y: Indices, test: Embeddings, test_labels: Indices, c: float) -> float:
-    probe = LogisticRegression(C=c, max_iter=MAX_ITERATIONS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(x, y)
-    if probe.n_iter_.max() >= MAX_ITERATIONS:
-        logger.warning("linear probe: C=%g stopped at %d iterations", c, MAX_ITERATIONS)
-    return float(probe.score(test, test_labels))

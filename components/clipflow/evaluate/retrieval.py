@@ -1,67 +1,20 @@
-"""Image-text retrieval by cosine similarity, both ways, with one or several captions per image.
-
-A query counts as answered at k if any of its own partners is among the k most similar.
-"""
+"""Image-text retrieval: every caption looks for its image, every image for one of its captions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from clipflow.artifacts.benchmarks import Task
 from clipflow.errors import ArtifactError
-from clipflow.evaluate import metrics
+from clipflow.evaluate import pictures, ranking
 from clipflow.evaluate.metrics import Embeddings, Indices
+from clipflow.evaluate.results import DIRECTIONS, Direction, Retrieval, Shown, answers
+from clipflow.significance import Values
 
-Direction = Literal["image_to_text", "text_to_image"]
-DIRECTIONS: tuple[Direction, ...] = ("image_to_text", "text_to_image")
-BLOCK = 1024
-"""Queries ranked at once: bounds memory to BLOCK x candidates."""
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """What one task gave: its metrics, and all that the report draws."""
-
-    task: str
-    captions: list[str]
-    image_of_caption: Indices
-    """[captions], the row of each caption's image."""
-    images: Embeddings
-    """[images, dim], unit vectors."""
-    texts: Embeddings
-    """[captions, dim], unit vectors."""
-    ranks: dict[Direction, Indices]
-    """[queries], the rank of the best right answer; 0 is the best."""
-    metrics: dict[str, float]
-    """By name within the task: `image_to_text/recall_at_1`, ..."""
-
-    def nearest(self, direction: Direction, query: int, k: int) -> Indices:
-        """The rows of the k candidates most similar to one query, best first."""
-        if direction == "image_to_text":
-            similarity = self.texts @ self.images[query]
-        else:
-            similarity = self.images @ self.texts[query]
-        return np.argsort(-similarity, kind="stable")[:k]
-
-    def is_right(self, direction: Direction, query: int, candidate: int) -> bool:
-        """Whether image and caption belong together."""
-        if direction == "image_to_text":
-            return bool(self.image_of_caption[candidate] == query)
-        return bool(self.image_of_caption[query] == candidate)
-
-    def chance(self, direction: Direction, k: int) -> float:
-        """R@k of a random order, in expectation."""
-        num_images, num_captions = len(self.images), len(self.captions)
-        if direction == "text_to_image":
-            return min(1.0, k / num_images)
-        counts = np.bincount(self.image_of_caption, minlength=num_images)
-        drawn = np.arange(min(k, num_captions))[:, None]
-        left = np.clip(num_captions - counts - drawn, 0, None) / (num_captions - drawn)
-        return float(1 - left.prod(axis=0).mean())
+SHOWN = 5
+"""Results shown per query."""
 
 
 def retrieve(
@@ -69,35 +22,84 @@ def retrieve(
     encode: Callable[[Sequence[str]], Embeddings],
     images: Embeddings,
     captions: Sequence[Sequence[str]],
+    *,
     recall_at: Sequence[int],
+    num_shown: int = 0,
+    seed: int = 0,
 ) -> Retrieval:
-    """Measure one task.
+    """Measure one task in memory that doesn't grow with images times captions.
 
-    images: [images, dim], unit vectors. captions: one or more of each image.
+    images: [images, dim], unit vectors. captions: one or more of each image. An image's R@k is 1 if any of
+    its captions is among the first k; a caption's, if its image is.
     """
     flat = [text for texts in captions for text in texts]
-    owner = np.repeat(np.arange(len(images)), [len(texts) for texts in captions])
+    counts = np.array([len(texts) for texts in captions])
+    ends = np.cumsum(counts)
+    first, owner = ends - counts, np.repeat(np.arange(len(images)), counts)
     texts = encode(flat)
-    own = np.arange(len(images))
-    ranks: dict[Direction, Indices] = {
-        "image_to_text": _ranks(images, texts, own, owner),
-        "text_to_image": _ranks(texts, images, owner, own),
+    ranks: dict[str, Indices] = {
+        "image_to_text": ranking.ranks(images, texts, first, ends),
+        "text_to_image": ranking.ranks(texts, images, owner, owner + 1),
     }
-    found = {
-        f"{direction}/recall_at_{k}": metrics.recall_at(ranks[direction], k)
+    samples: dict[str, Values] = {}
+    for k in recall_at:
+        name = f"retrieval/{task.name}/{{}}/recall_at_{k}"
+        samples[name.format("image_to_text")] = answers(ranks["image_to_text"] < k)
+        # The captions of an image belong together: its share of all that is found, as a value of the image.
+        hits = np.bincount(owner, weights=ranks["text_to_image"] < k, minlength=len(images))
+        value = (hits * (len(images) / len(flat))).astype(np.float32)
+        samples[name.format("text_to_image")] = value
+    gap = float(np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0)))
+    chance = {
+        f"{direction}/{k}": _chance(direction, k, counts)
         for direction in DIRECTIONS
         for k in recall_at
     }
-    return Retrieval(task.name, flat, owner, images, texts, ranks, found)
+    drawn = np.random.default_rng(seed).permutation(len(images))[:num_shown].tolist()
+    gallery = [_shown(row, images, texts, flat, owner, first) for row in drawn]
+    return Retrieval(
+        task.name,
+        samples,
+        # Liang et al. 2022 (arXiv:2203.02053), section 2: the distance of the two means, 0 to 2.
+        {f"embeddings/{task.name}/modality_gap": [gap]},
+        pictures.thumbnails(task, (row for one in gallery for row in (one.row, *one.images))),
+        len(images),
+        len(flat),
+        ranks,
+        chance,
+        gallery,
+    )
 
 
-def _ranks(queries: Embeddings, candidates: Embeddings, of: Indices, owner: Indices) -> Indices:
-    parts = []
-    for start in range(0, len(queries), BLOCK):
-        block = slice(start, start + BLOCK)
-        relevant = of[block, None] == owner[None, :]
-        parts.append(metrics.ranks(queries[block] @ candidates.T, relevant))
-    return np.concatenate(parts)
+def _shown(
+    row: int,
+    images: Embeddings,
+    texts: Embeddings,
+    flat: Sequence[str],
+    owner: Indices,
+    first: Indices,
+) -> Shown:
+    found_texts = np.argsort(-(texts @ images[row]), kind="stable")[:SHOWN].tolist()
+    found_images = np.argsort(-(images @ texts[first[row]]), kind="stable")[:SHOWN].tolist()
+    return Shown(
+        row,
+        int(first[row]),
+        flat[first[row]],
+        [(flat[text], bool(owner[text] == row)) for text in found_texts],
+        found_images,
+        [flat[first[image]] for image in found_images],
+    )
+
+
+def _chance(direction: Direction, k: int, counts: Indices) -> float:
+    """R@k of a random order, in expectation. counts: [images], captions of each."""
+    num_images, num_captions = len(counts), int(counts.sum())
+    if direction == "text_to_image":
+        return min(1.0, k / num_images)
+    drawn = np.arange(min(k, num_captions))[:, None]
+    some, of_some = np.unique(counts, return_counts=True)
+    left = np.clip(num_captions - some - drawn, 0, None) / (num_captions - drawn)
+    return float(((1 - left.prod(axis=0)) * of_some).sum() / num_images)
 
 
 def captions(task: Task, split: str, notes: Sequence[bytes]) -> list[list[str]]:

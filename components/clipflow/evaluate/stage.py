@@ -3,81 +3,174 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from clipflow import track
-from clipflow.artifacts import benchmarks as benchmarks_artifact
+import numpy as np
+
+from clipflow import log, track
 from clipflow.artifacts import checkpoint as checkpoint_artifact
 from clipflow.artifacts.benchmarks import Task
 from clipflow.errors import ParamsError, did_you_mean
-from clipflow.evaluate import compose, embed, parts, probe, retrieval, zero_shot
+from clipflow.evaluate import (
+    calibration,
+    compose,
+    compositional,
+    parts,
+    probe,
+    retrieval,
+    suites,
+    zero_shot,
+)  # fmt: skip
 from clipflow.evaluate.compose import Beside
-from clipflow.evaluate.embed import Embedder
+from clipflow.evaluate.embed import Embedder, Wanted
+from clipflow.evaluate.metrics import Embeddings, Indices
 from clipflow.evaluate.params import Params
-from clipflow.evaluate.results import Model, Results
+from clipflow.evaluate.results import Classification, Outcome, Results, answers
+from clipflow.evaluate.subject import Subject, is_ours
+from clipflow.evaluate.zero_shot import Classifier
+from clipflow.model.pretrained import load
 
 logger = logging.getLogger(__name__)
 
 
 def run(
-    params: Params, *, checkpoint: Path, benchmarks: Path, report: Path, task: str | None = None
+    params: Params,
+    *,
+    checkpoint: Path,
+    benchmarks: Path,
+    report: Path,
+    task: str | None = None,
+    pretrained: str | None = None,
 ) -> None:
-    """Measure every task of `benchmarks`; write metrics, tables and a page with pictures.
+    """Measure every task of `benchmarks` and of the suites; write metrics, tables and a page with pictures.
 
-    They are also logged to the MLflow run that trained the checkpoint. With `task`, only that one is
-    measured, and `report` becomes a part for `merge`. Raises ParamsError for a task that there is not.
+    They are also logged to the MLflow run that trained the checkpoint, or to a new one. `checkpoint` is a
+    folder or, with `pretrained` where it needs weights, whatever `clipflow.model.pretrained` loads. With
+    `task`, only that one is measured, and `report` becomes a part for `merge`. In several processes each
+    embeds its share. Raises ParamsError for a task that there is not, ArtifactError for what is damaged.
     """
-    facts = checkpoint_artifact.read(checkpoint)
-    tasks = benchmarks_artifact.read(benchmarks)
-    beside = None
+    if is_ours(checkpoint):
+        checkpoint_artifact.read(checkpoint)
+        checkpoint_artifact.provenance(checkpoint)
+    names = suites.names(params, benchmarks)
+    chosen = [name for name in names if task in (None, name)]
+    if not chosen:
+        raise ParamsError(f"--task: there is no '{task}'; {did_you_mean(str(task), names)}")
+    others = [other for name in chosen for other in params.out_of_distribution.get(name, [])]
+    tasks = suites.find(params, benchmarks, [*chosen, *others])
     if task is None:
         track.connect()
-        beside = Beside.find(params.champion, benchmarks)
-    else:
-        tasks = [one for one in tasks if one.name == task] or _no_such(task, benchmarks)
-    embedder = embed.load(checkpoint, params.batch_size)
-    logger.info(
-        "%s (%s, %s) on %s: %s%s",
-        checkpoint,
-        facts["recipe"],
-        facts["architecture"],
-        embedder.device,
-        ", ".join(one.name for one in tasks),
-        f"; beside it: {beside.describe(params.champion)}" if beside else "",
+    model = load(
+        str(checkpoint), pretrained, batch_size=params.batch_size, precision=params.precision
     )
-    results = measure(params, embedder, tasks)
-    model = Model(sum(p.numel() for p in embedder.model.parameters()), embedder.logit_scale)
-    paths = {"checkpoint": checkpoint, "benchmarks": benchmarks}
-    if beside:
-        compose.write(params, results, model, beside, **paths, report=report)
-    else:
-        parts.write(report, params, results, model, **paths)
-
-
-def measure(params: Params, embedder: Embedder, tasks: Sequence[Task]) -> Results:
-    """Measure every task; each image is embedded once."""
+    embedder = Embedder.of(model)
+    logger.info("%s on %s in %s: %s", checkpoint, model.device, model.precision, ", ".join(chosen))
+    embedder.embed(w for name in chosen for w in _wanted(params, tasks[name], tasks))
+    if not log.is_main_process():
+        return
     results = Results()
-    for task in tasks:
-        encode = partial(embedder.texts, what=f"{task.name}/texts")
-        images, notes = embedder.images(task, "test")
-        if task.kind == "retrieval":
-            captions = retrieval.captions(task, "test", notes)
-            found = retrieval.retrieve(task, encode, images, captions, params.recall_at)
-            results.retrievals.append(found)
-            continue
-        labels = zero_shot.labels(task, "test", notes)
-        results.classifications.append(zero_shot.classify(task, encode, images, labels))
+    for name in chosen:
+        results.add(measure(params, embedder, tasks[name], tasks))
+    subject = Subject.of(
+        checkpoint,
+        digest=model.digest,
+        num_parameters=model.num_parameters,
+        logit_scale=model.logit_scale,
+    )
+    digest = suites.measured_on(params, benchmarks)
+    if task is None:
+        beside = Beside.find(params.champion, digest)
+        compose.write(params, results, subject, beside, measured_on=digest, report=report)
+    else:
+        parts.write(report, params, results, subject, measured_on=digest)
+
+
+def measure(params: Params, embedder: Embedder, task: Task, tasks: Mapping[str, Task]) -> Outcome:
+    """Measure one task; `tasks` has those whose images it is to be told from."""
+    encode = partial(embedder.texts, what=f"{task.name}/texts")
+    images, notes = embedder.images(Wanted(task, "test"))
+    shown = params.gallery_size
+    if task.kind == "compositional":
+        return compositional.compare(task, encode, images, notes, num_shown=shown)
+    if task.kind == "retrieval":
+        captions = retrieval.captions(task, "test", notes)
+        return retrieval.retrieve(
+            task, encode, images, captions, recall_at=params.recall_at, num_shown=shown,
+            seed=params.seed,
+        )  # fmt: skip
+    labels = zero_shot.labels(task, "test", notes)
+    classifier = Classifier.of(task, encode, params.templates)
+    scale = embedder.model.logit_scale
+    found = zero_shot.classify(
+        task, classifier, images, labels, logit_scale=scale, num_mistakes=shown
+    )
+    for name in params.out_of_distribution.get(task.name, []):
+        others, _ = embedder.images(Wanted(tasks[name], "test"))
+        found.others[f"out_of_distribution/{task.name}/{name}/auroc"] = calibration.auroc(
+            *(calibration.concept_match(x @ classifier.ensemble.T) for x in (images, others))
+        )
+    _corrupted(params, embedder, task, found, classifier, labels)
+    if params.probe_c and "train" in task.splits:
+        _probe(params, embedder, task, found, images, labels)
+    return found
+
+
+def _corrupted(
+    params: Params,
+    embedder: Embedder,
+    task: Task,
+    found: Classification,
+    classifier: Classifier,
+    labels: Indices,
+) -> None:
+    """Zero-shot on images made worse; what they were embedded to isn't kept."""
+    for kind in params.robustness.corruptions:
+        rights = []
+        for severity in params.robustness.severities:
+            wanted = Wanted(task, "test", kind, severity)
+            worse, _ = embedder.images(wanted)
+            rights.append(answers((worse @ classifier.ensemble.T).argmax(axis=1) == labels))
+        found.samples[f"robustness/{task.name}/{kind}/top1"] = np.mean(rights, axis=0)
+        found.corrupted[kind] = [float(right.mean()) for right in rights]
+        for severity in params.robustness.severities:
+            embedder.forget(Wanted(task, "test", kind, severity))
+
+
+def _probe(
+    params: Params,
+    embedder: Embedder,
+    task: Task,
+    found: Classification,
+    images: Embeddings,
+    labels: Indices,
+) -> None:
+    """Linear probes with all training images, and with a few per class at the same regularisation."""
+    train, notes = embedder.images(Wanted(task, "train"))
+    train_labels = zero_shot.labels(task, "train", notes)
+    data = (train, train_labels, images, labels)
+    c = probe.choose(train, train_labels, params.probe_c, params.probe_halvings)
+    found.samples[f"linear_probe/{task.name}/top1"] = answers(probe.answers(*data, c))
+    few = params.few_shot
+    for shots in few.shots:
+        right = probe.few_shot(*data, c, shots=shots, draws=few.draws, seed=params.seed)
+        samples = right.mean(axis=0, dtype=np.float32)
+        found.samples[f"few_shot/{task.name}/top1_{shots}_shot"] = samples
+        found.few_shot[str(shots)] = right.mean(axis=1).tolist()
+
+
+def _wanted(params: Params, task: Task, tasks: Mapping[str, Task]) -> list[Wanted]:
+    """All that measuring a task embeds of images."""
+    found = [Wanted(task, "test")]
+    if task.kind == "classification":
         if params.probe_c and "train" in task.splits:
-            train, notes = embedder.images(task, "train")
-            train_labels = zero_shot.labels(task, "train", notes)
-            results.probes[task.name] = probe.accuracy(
-                train, train_labels, images, labels, params.probe_c
-            )
-    return results
-
-
-def _no_such(task: str, benchmarks: Path) -> list[Task]:
-    known = benchmarks_artifact.names(benchmarks)
-    raise ParamsError(f"--task: {benchmarks} has no '{task}'; {did_you_mean(task, known)}")
+            found.append(Wanted(task, "train"))
+        found += [
+            Wanted(task, "test", kind, severity)
+            for kind in params.robustness.corruptions
+            for severity in params.robustness.severities
+        ]
+        others = params.out_of_distribution.get(task.name, [])
+        found += [Wanted(tasks[name], "test") for name in others if name in tasks]
+    return found

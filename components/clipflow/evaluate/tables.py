@@ -3,6 +3,9 @@
     tables/confusion.parquet         task, actual, predicted, count
     tables/per_class.parquet         task, class, num_samples, top1
     tables/retrieval.parquet         task, direction, query, rank (0 is the best)
+    tables/samples.parquet           metric, value: a row per sample, whose mean is the metric
+    tables/few_shot.parquet          task, shots, draw, top1
+    tables/robustness.parquet        task, corruption, severity, top1
     tables/confusion_<task>.csv      actual, predicted: a row per sample, for `dvc plots`
 
 Predictions are those of the ensemble of all templates.
@@ -18,15 +21,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipflow.artifacts.report import SAMPLES
 from clipflow.evaluate import metrics
-from clipflow.evaluate.results import Results
-from clipflow.evaluate.retrieval import Retrieval
-from clipflow.evaluate.zero_shot import Classification
+from clipflow.evaluate.results import Classification, Results, Retrieval
 
 
-def write(folder: Path, results: Results) -> None:
-    """Fill `folder`; a table without rows is not written."""
+def write(folder: Path, results: Results, severities: Sequence[int]) -> None:
+    """Fill `folder`; a table without rows is not written. severities: those of corruptions."""
     folder.mkdir()
+    pq.write_table(samples(results), folder / SAMPLES)
+    few = [
+        {"task": c.task, "shots": int(shots), "draw": draw, "top1": top1}
+        for c in results.classifications
+        for shots, draws in c.few_shot.items()
+        for draw, top1 in enumerate(draws)
+    ]
+    worse = [
+        {"task": c.task, "corruption": kind, "severity": severity, "top1": top1}
+        for c in results.classifications
+        for kind, of_severity in c.corrupted.items()
+        for severity, top1 in zip(severities, of_severity, strict=True)
+    ]
+    _write(folder / "few_shot.parquet", [pa.Table.from_pylist(few)] if few else [])
+    _write(folder / "robustness.parquet", [pa.Table.from_pylist(worse)] if worse else [])
     _write(folder / "confusion.parquet", [confusion(c) for c in results.classifications])
     _write(folder / "per_class.parquet", [per_class(c) for c in results.classifications])
     _write(folder / "retrieval.parquet", [ranks(r) for r in results.retrievals])
@@ -36,6 +53,16 @@ def write(folder: Path, results: Results) -> None:
             writer.writerow(["actual", "predicted"])
             names = np.array(c.classnames)
             writer.writerows(zip(names[c.labels], names[c.predicted], strict=True))
+
+
+def samples(results: Results) -> pa.Table:
+    """The value of each sample in each metric, in the order of the samples."""
+    by_name = results.samples()
+    numbers = [np.full(len(values), n, np.int32) for n, values in enumerate(by_name.values())]
+    indices = pa.array(np.concatenate(numbers or [np.empty(0, np.int32)]))
+    values = np.concatenate([*by_name.values(), np.empty(0, np.float32)]).astype(np.float32)
+    names = pa.DictionaryArray.from_arrays(indices, pa.array(list(by_name), pa.string()))
+    return pa.table({"metric": names, "value": values})
 
 
 def confusion(result: Classification) -> pa.Table:

@@ -7,45 +7,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from clipflow.artifacts.benchmarks import Task
 from clipflow.errors import ArtifactError
-from clipflow.evaluate import metrics
-from clipflow.evaluate.metrics import Embeddings, Indices
+from clipflow.evaluate import calibration, metrics, pictures
+from clipflow.evaluate.metrics import Embeddings, Indices, Matrix
+from clipflow.evaluate.results import Classification, answers
+from clipflow.significance import Values
 
 Encode = Callable[[Sequence[str]], Embeddings]
+Templates = Literal["simple", "openai"] | None
 
 
 @dataclass(frozen=True)
-class Classification:
-    """What one task gave: its metrics, and all that the report draws."""
+class Classifier:
+    """A unit vector per class, [classes, dim], of one task."""
 
-    task: str
-    classnames: list[str]
-    metrics: dict[str, float]
-    """By name within the task: `top1`, `top1_canonical`, ..."""
-    labels: Indices
-    """[samples], class indices."""
-    similarity: Embeddings
-    """[samples, classes], cosines with the ensemble of all templates."""
+    ensemble: Embeddings
+    """With all templates."""
+    canonical: Embeddings
+    """With the first alone."""
+    synonyms: Embeddings | None
+    """With all, of all names of a class."""
 
-    @property
-    def predicted(self) -> Indices:
-        """[samples], the most similar class."""
-        predicted: Indices = self.similarity.argmax(axis=1)
-        return predicted
+    @classmethod
+    def of(cls, task: Task, encode: Encode, templates: Templates) -> Classifier:
+        """Embed the task's prompts, or those of a set that is in open_clip. Raises ArtifactError."""
+        names, prompts = [[name] for name in task.classnames], _templates(task, templates)
+        also = None
+        if task.synonyms is not None:
+            if len(task.synonyms) != len(names):
+                raise ArtifactError(
+                    f"{task.folder / 'synonyms.txt'}: expected a line per class ({len(names)}), found "
+                    f"{len(task.synonyms)}; make it again with 'clipflow ingest'"
+                )
+            pairs = zip(names, task.synonyms, strict=True)
+            also = weights(encode, [[*of, *filter(None, more)] for of, more in pairs], prompts)
+        return cls(weights(encode, names, prompts), weights(encode, names, prompts[:1]), also)
 
-    @property
-    def confusion(self) -> Indices:
-        """[classes, classes], counts; rows are the actual classes."""
-        return metrics.confusion(self.labels, self.predicted, len(self.classnames))
+
+def _templates(task: Task, which: Templates) -> list[str]:
+    if which is None:
+        return task.templates
+    import open_clip
+
+    sets = {
+        "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES,
+        "openai": open_clip.OPENAI_IMAGENET_TEMPLATES,
+    }
+    return [template("{c}") for template in sets[which]]
 
 
-def classifier(
-    encode: Encode, names: Sequence[Sequence[str]], templates: Sequence[str]
-) -> Embeddings:
+def weights(encode: Encode, names: Sequence[Sequence[str]], templates: Sequence[str]) -> Embeddings:
     """One unit vector per class, [classes, dim]: the normalised mean over its prompts.
 
     names: one or several per class, each put into every template. `encode` gives unit vectors, so
@@ -55,33 +71,73 @@ def classifier(
     embeddings = encode([prompt for of in prompts for prompt in of])
     ends = np.cumsum([len(of) for of in prompts])[:-1]
     means = np.stack([part.mean(axis=0) for part in np.split(embeddings, ends)])
-    weights: Embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
-    return weights
+    found: Embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
+    return found
 
 
-def classify(task: Task, encode: Encode, images: Embeddings, labels: Indices) -> Classification:
-    """Measure one task: with all templates, with the first alone, with synonyms if it has them."""
-    names, templates = [[name] for name in task.classnames], task.templates
-    similarity = images @ classifier(encode, names, templates).T
-    canonical = images @ classifier(encode, names, templates[:1]).T
-    confusion = metrics.confusion(labels, similarity.argmax(axis=1), len(names))
-    found = {
-        "top1": metrics.top_k_accuracy(similarity, labels, 1),
-        "top1_canonical": metrics.top_k_accuracy(canonical, labels, 1),
-        "mean_per_class": metrics.mean_per_class_accuracy(confusion),
+def classify(
+    task: Task,
+    classifier: Classifier,
+    images: Embeddings,
+    labels: Indices,
+    *,
+    logit_scale: float,
+    num_mistakes: int,
+) -> Classification:
+    """Measure one task: with all templates, with the first alone, with synonyms if it has them.
+
+    images: [samples, dim], unit vectors. logit_scale: what cosines are multiplied by before the softmax.
+    """
+    name, similarity = f"zero_shot/{task.name}", images @ classifier.ensemble.T
+    predicted: Indices = similarity.argmax(axis=1)
+    right = answers(predicted == labels)
+    samples = {
+        f"{name}/top1": right,
+        f"{name}/top1_canonical": _top(images @ classifier.canonical.T, labels, 1),
+        f"{name}/mean_per_class": right * _per_class(labels),
     }
-    if len(names) > 5:
-        found["top5"] = metrics.top_k_accuracy(similarity, labels, 5)
-    if task.synonyms is not None:
-        if len(task.synonyms) != len(names):
-            raise ArtifactError(
-                f"{task.folder / 'synonyms.txt'}: expected a line per class ({len(names)}), found "
-                f"{len(task.synonyms)}; make it again with 'clipflow ingest'"
-            )
-        also = [[*of, *filter(None, more)] for of, more in zip(names, task.synonyms, strict=True)]
-        synonyms = images @ classifier(encode, also, templates).T
-        found["top1_synonyms"] = metrics.top_k_accuracy(synonyms, labels, 1)
-    return Classification(task.name, task.classnames, found, labels, similarity)
+    if len(task.classnames) > 5:
+        samples[f"{name}/top5"] = _top(similarity, labels, 5)
+    if classifier.synonyms is not None:
+        samples[f"{name}/top1_synonyms"] = _top(images @ classifier.synonyms.T, labels, 1)
+    probability = calibration.probabilities(similarity, logit_scale)
+    confidence = probability.max(axis=1)
+    mistakes = _mistakes(probability, labels, num_mistakes)
+    return Classification(
+        task.name,
+        samples,
+        {f"calibration/{task.name}/ece": calibration.error(confidence, right)},
+        pictures.thumbnails(task, (row for row, *_ in mistakes)),
+        task.classnames,
+        labels,
+        predicted,
+        mistakes,
+        calibration.reliability(confidence, right),
+    )
+
+
+def _top(similarity: Matrix, labels: Indices, k: int) -> Values:
+    return answers(metrics.class_ranks(similarity, labels) < k)
+
+
+def _per_class(labels: Indices) -> Values:
+    """[samples], weights with which the mean over samples is the mean over classes."""
+    present, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    found: Values = (len(labels) / (len(present) * counts))[place].astype(np.float32)
+    return found
+
+
+def _mistakes(probability: Matrix, labels: Indices, count: int) -> list[tuple[int, float, float]]:
+    """The wrong answers that the model was surest of, at most one per pair of classes."""
+    predicted = probability.argmax(axis=1)
+    surest = np.argsort(-probability.max(axis=1), kind="stable")
+    pairs: dict[tuple[int, int], int] = {}
+    for row in surest[predicted[surest] != labels[surest]].tolist():
+        pairs.setdefault((int(labels[row]), int(predicted[row])), row)
+    return [
+        (row, float(probability[row, predicted[row]]), float(probability[row, labels[row]]))
+        for row in list(pairs.values())[:count]
+    ]
 
 
 def labels(task: Task, split: str, notes: Sequence[bytes]) -> Indices:

@@ -24,6 +24,7 @@ from clipflow.track.queries import (
     end_of_pipeline,
     finished_runs,
     registered,
+    report,
 )
 from clipflow.track.runs import NO_RUN, Run, reopen, start
 from clipflow.track.server import (
@@ -59,6 +60,7 @@ __all__ = [
     "refusals",
     "registered",
     "reopen",
+    "report",
     "start",
     "uploading",
     "uri",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from clipflow import track
 from clipflow.artifacts import benchmarks, checkpoint, manifest
 from clipflow.evaluate.params import Params
+from clipflow.track import Run
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 190, 60), "blue": (40, 60, 220)}
 COLOURS |= {"yellow": (230, 220, 40), "black": (20, 20, 20), "white": (240, 240, 240)}
@@ -102,12 +105,40 @@ def tiny_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def own_scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test finds what another has embedded."""
+    monkeypatch.setenv("CLIPFLOW_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("CLIPFLOW_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def untracked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The stage without MLflow and without a champion; where its report goes."""
+
+    @contextmanager
+    def nowhere(run_id: str | None, *, name: str) -> Iterator[Run]:
+        yield Run()
+
+    monkeypatch.setattr(track, "connect", lambda: None)
+    monkeypatch.setattr(track, "champion_history", lambda model, metric: None)
+    monkeypatch.setattr(track, "reopen", nowhere)
+    return tmp_path / "report"
+
+
 @pytest.fixture
 def params() -> Callable[..., Params]:
     values = {
+        "suites": {},
+        "templates": None,
         "batch_size": 7,
+        "precision": "fp32",
         "recall_at": [1, 5],
         "probe_c": [0.1, 10.0, 1000.0],
+        "probe_halvings": 0,
+        "few_shot": {"shots": [1, 4], "draws": 2},
+        "robustness": {"corruptions": [], "severities": [1, 5]},
+        "out_of_distribution": {},
         "gallery_size": 3,
         "seed": 0,
         "champion": "clipflow-test",

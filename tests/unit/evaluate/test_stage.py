@@ -57,15 +57,6 @@ def trained(mlflow, tiny_checkpoint, tiny_benchmarks, tmp_path):
     return copy
 
 
-@pytest.fixture
-def untracked(monkeypatch, tmp_path):
-    """The stage without MLflow and without a champion."""
-    monkeypatch.setattr(track, "connect", lambda: None)
-    monkeypatch.setattr(track, "champion_history", lambda model, metric: None)
-    monkeypatch.setenv("RANK", "1")
-    return tmp_path / "report"
-
-
 @pytest.mark.filterwarnings(
     "ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning"  # MLflow's own query
 )
@@ -75,7 +66,7 @@ def test_end_to_end_beside_a_champion(trained, tiny_benchmarks, params, tmp_path
 
     metrics = report.metrics(out)
     assert list(metrics) == sorted(metrics)
-    assert all(0 <= value <= 1 for value in metrics.values())
+    assert all(0 <= v <= 1 or ("gap" in name and v <= 2) for name, v in metrics.items())
     assert set(metrics) == {
         "zero_shot/colours/top1", "zero_shot/colours/top5", "zero_shot/colours/mean_per_class",
         "zero_shot/colours/top1_canonical", "zero_shot/colours/top1_synonyms",
@@ -84,6 +75,10 @@ def test_end_to_end_beside_a_champion(trained, tiny_benchmarks, params, tmp_path
         "zero_shot/mean/top1", "zero_shot/mean/top5", "zero_shot/mean/mean_per_class",
         "zero_shot/mean/top1_canonical", "zero_shot/mean/top1_synonyms",
         "linear_probe/colours/top1", "linear_probe/mean/top1",
+        "few_shot/colours/top1_1_shot", "few_shot/mean/top1_1_shot",
+        "few_shot/colours/top1_4_shot", "few_shot/mean/top1_4_shot",
+        "calibration/colours/ece", "calibration/warmth/ece", "calibration/mean/ece",
+        "embeddings/captions/modality_gap", "embeddings/mean/modality_gap",
         "retrieval/captions/image_to_text/recall_at_1",
         "retrieval/captions/image_to_text/recall_at_5",
         "retrieval/captions/text_to_image/recall_at_1",
@@ -106,6 +101,18 @@ def test_end_to_end_beside_a_champion(trained, tiny_benchmarks, params, tmp_path
     ranks = pq.read_table(out / "tables" / "retrieval.parquet").to_pylist()
     ours = [row["rank"] < 5 for row in ranks if row["direction"] == "text_to_image"]
     assert sum(ours) / len(ours) == metrics["retrieval/captions/text_to_image/recall_at_5"]
+
+    for name, values in report.samples(out).items():
+        assert values.mean() == pytest.approx(metrics[name], abs=1e-6)
+    intervals = report.intervals(out)
+    without = {
+        "embeddings/captions/modality_gap",
+        "embeddings/mean/modality_gap",
+        "calibration/mean/ece",
+    }
+    assert set(intervals) == set(metrics) - without
+    for name, (low, high) in intervals.items():
+        assert "ece" in name or low <= metrics[name] <= high
 
     page = (out / report.PAGE).read_text()
     assert "clipflow-test version 1" in page
@@ -240,5 +247,5 @@ def test_damaged_weights_are_refused(tiny_checkpoint, tiny_benchmarks, params, u
     shutil.copytree(tiny_checkpoint, damaged)
     weights = damaged / checkpoint.WEIGHTS
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ArtifactError, match="open_clip can't load it"):
+    with pytest.raises(ArtifactError, match="it can't be loaded"):
         stage.run(params(), checkpoint=damaged, benchmarks=tiny_benchmarks, report=untracked)

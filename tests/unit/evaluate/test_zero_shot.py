@@ -8,7 +8,9 @@ from PIL import Image
 
 from clipflow.artifacts import benchmarks
 from clipflow.errors import ArtifactError
-from clipflow.evaluate import embed, zero_shot
+from clipflow.evaluate import zero_shot
+from clipflow.evaluate.embed import Embedder, Wanted
+from clipflow.model.pretrained import load
 
 
 @pytest.fixture
@@ -31,17 +33,35 @@ def test_equals_open_clips_own_classifier(tiny_checkpoint, task):
     labels = torch.tensor([int(note) for _, note in samples])
     first, five = ((logits.topk(k).indices == labels[:, None]).any(1).float() for k in (1, 5))
 
-    embedder = embed.load(tiny_checkpoint, batch_size=7)
-    images, notes = embedder.images(task, "test")
+    embedder = Embedder(load(str(tiny_checkpoint), batch_size=7))
+    vectors, notes = embedder.images(Wanted(task, "test"))
+    classifier = zero_shot.Classifier.of(task, lambda t: embedder.texts(t, what="t"), None)
     ours = zero_shot.classify(
-        task, lambda t: embedder.texts(t, what="t"), images, zero_shot.labels(task, "test", notes)
-    )
-    np.testing.assert_allclose(ours.similarity, logits.numpy(), atol=1e-5)
-    assert ours.metrics["top1"] == pytest.approx(first.mean().item())
-    assert ours.metrics["top5"] == pytest.approx(five.mean().item())
-    assert set(ours.metrics) == {
-        "top1", "top5", "mean_per_class", "top1_canonical", "top1_synonyms"
+        task, classifier, vectors, zero_shot.labels(task, "test", notes), logit_scale=10,
+        num_mistakes=3,
+    )  # fmt: skip
+    np.testing.assert_allclose(vectors @ classifier.ensemble.T, logits.numpy(), atol=1e-5)
+    metrics = ours.metrics()
+    assert metrics["zero_shot/colours/top1"] == pytest.approx(first.mean().item())
+    assert metrics["zero_shot/colours/top5"] == pytest.approx(five.mean().item())
+    of_class = [first[labels == n].mean().item() for n in range(6)]
+    assert metrics["zero_shot/colours/mean_per_class"] == pytest.approx(np.mean(of_class))
+    assert {name.split("/")[-1] for name in metrics} == {
+        "top1", "top5", "mean_per_class", "top1_canonical", "top1_synonyms", "ece"
     }  # fmt: skip
+    assert len(ours.mistakes) <= 3
+    for row, of_answer, of_right in ours.mistakes:
+        assert ours.predicted[row] != ours.labels[row]
+        assert 1 >= of_answer > of_right >= 0
+
+
+def test_templates_of_open_clip_take_the_place_of_the_tasks_own(task):
+    prompts = []
+    zero_shot.Classifier.of(
+        task, lambda texts: prompts.extend(texts) or np.ones((len(texts), 2), np.float32), "simple"
+    )
+    assert "itap of a red." in prompts
+    assert not any("square" in prompt for prompt in prompts)
 
 
 def test_a_class_is_the_mean_of_its_names_in_each_template():
@@ -51,7 +71,7 @@ def test_a_class_is_the_mean_of_its_names_in_each_template():
     def encode(prompts):
         return np.array([vectors[p] for p in prompts], dtype=np.float32)
 
-    weights = zero_shot.classifier(encode, [["a"], ["b", "c"]], ["{c} x", "{c} y"])
+    weights = zero_shot.weights(encode, [["a"], ["b", "c"]], ["{c} x", "{c} y"])
     means = np.array([[0.5, 0.5], [(0.6 + 0 + 1 + 1) / 4, (0.8 + 1) / 4]])
     expected = means / np.linalg.norm(means, axis=1, keepdims=True)
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
