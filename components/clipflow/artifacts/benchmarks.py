@@ -5,6 +5,7 @@
     benchmarks/<task>/zeroshot_classification_templates.txt   one prompt a line, {c} is the class
     benchmarks/<task>/synonyms.txt                            ours, optional: other names of each class
     benchmarks/<task>/{train,test}/{nshards.txt,0.tar}        <key>.jpg with <key>.cls
+    benchmarks/<retrieval task>/dataset_type.txt              the word `retrieval`
     benchmarks/<retrieval task>/test/{nshards.txt,0.tar}      <key>.jpg with <key>.txt, a caption a line
 
 The first template is the canonical one. CLIP-benchmark ignores the manifest and `synonyms.txt`.
@@ -31,6 +32,8 @@ CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 SYNONYMS = "synonyms.txt"
 NUM_SHARDS = "nshards.txt"
+KIND = "dataset_type.txt"
+"""Says `retrieval` where a task is that; classification tasks don't have it."""
 IMAGES = ("jpg", "jpeg", "png", "webp")
 """Extensions of images in tars."""
 
@@ -82,6 +85,7 @@ class Writer:
     def retrieval(self, task: str) -> Iterator[TaskWriter]:
         """A retrieval task to add samples to as they come; without a test sample there is no task."""
         with self._task(task, "retrieval") as writer:
+            (writer.folder / KIND).write_text("retrieval\n")
             yield writer
 
     def close(self, **facts: Any) -> None:

@@ -30,8 +30,6 @@ from clipflow.evaluate.params import Pairs, Params
 
 logger = logging.getLogger(__name__)
 
-RETRIEVAL = "dataset_type.txt"
-"""Says `retrieval` where a task is that; CLIP-benchmark's classification tasks don't have it."""
 TEMPLATE = "a photo of a {c}."
 """The prompt for class folders, which bring none."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -89,7 +87,7 @@ def _task(name: str, where: str | Pairs) -> Task:
         )
     folder = _mirrored(where) if where.startswith(("http://", "https://")) else _at_hand(where)
     if (folder / "test" / benchmarks_artifact.NUM_SHARDS).is_file():
-        kind = folder / RETRIEVAL
+        kind = folder / benchmarks_artifact.KIND
         is_retrieval = kind.is_file() and kind.read_text().strip() == "retrieval"
         return Task(name, "retrieval" if is_retrieval else "classification", folder, {})
     found = ClassFolders(name, "classification", folder, {})
@@ -215,7 +213,11 @@ def _mirrored(url: str) -> Path:
     """A copy of a task in CLIP-benchmark's layout; files that are here are not fetched again."""
     url = url.rstrip("/")
     folder = store.data() / "suites" / hashlib.sha256(url.encode()).hexdigest()[:16]
-    names = [benchmarks_artifact.CLASSNAMES, benchmarks_artifact.TEMPLATES, RETRIEVAL]
+    names = [
+        benchmarks_artifact.CLASSNAMES,
+        benchmarks_artifact.TEMPLATES,
+        benchmarks_artifact.KIND,
+    ]
     for name in names:
         _fetch(f"{url}/{name}", folder / name, optional=True)
     for split in ("test", "train"):
