@@ -72,13 +72,15 @@ def intervals(names: Iterable[str], samples: Samples) -> dict[str, Interval]:
 
 def _by_task(name: str, samples: Samples) -> dict[str, Values]:
     """The values of each task that make the metric; those of the same samples are one, their mean."""
-    kind, task, *_, metric = name.split("/")
-    if task != "mean":
+    kind, _, rest = name.partition("/")
+    if not rest.startswith("mean/"):
+        task = rest.partition("/")[0]
         return {task: np.asarray(samples[name], np.float64)} if name in samples else {}
+    metric = rest.removeprefix("mean/")
     parts: dict[str, list[Values]] = {}
     for other, values in samples.items():
-        its_kind, its_task, *_, its_metric = other.split("/")
-        if (its_kind, its_metric) == (kind, metric):
+        if other.startswith(f"{kind}/") and other.endswith(f"/{metric}"):
+            its_task = other.split("/")[1]
             parts.setdefault(its_task, []).append(np.asarray(values, np.float64))
     return {task: np.mean(values, axis=0) for task, values in parts.items()}
 

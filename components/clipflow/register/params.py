@@ -15,8 +15,9 @@ class Params(Section):
     primary: str
     """Metric of the report that decides, such as `zero_shot/mean/top1`."""
     min_gain: float = Field(ge=0)
-    """How much the primary metric must exceed the champion's; a fraction, 0.01 is one point."""
+    """What the primary metric's gain over the champion must surely exceed (95 % interval by paired
+    bootstrap); a fraction, 0.01 is one point."""
     max_drop: float = Field(ge=0)
-    """How far below the champion's any one benchmark may fall; a fraction."""
+    """How far any guarded metric may surely fall below the champion's (intervals together at 95 %)."""
     guards: list[str]
     """Metrics that must not drop, as shell patterns: `zero_shot/*/top1`."""

@@ -7,6 +7,7 @@ same checkpoint and report again finds the version there is, and compares it wit
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def run(params: Params, *, checkpoint: Path, report: Path, registration: Path) -
             metrics,
             champion,
             params,
+            samples=(reports.samples(report), _samples(rival)),
             elsewhere=measured if measured != digests[track.BENCHMARKS] else None,
             same_checkpoint=theirs.get("checkpoint_digest") == digests["checkpoint_digest"],
         )
@@ -144,6 +146,22 @@ def _rival(model: str, version: Any) -> Any:
     return (
         None if number == "none" else track.look_up(track.client().get_model_version, model, number)
     )
+
+
+def _samples(rival: Any) -> dict[str, Any]:
+    """The rival's values per sample, as long as its run still has the report that it was judged by."""
+    if rival is None:
+        return {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        known = track.report(rival.run_id, folder)
+        if known and manifest.digest(folder) == rival.tags.get("report_digest"):
+            return dict(reports.samples(folder))
+    logger.warning(
+        "version %s: its run has another report by now: metrics are compared by points alone",
+        rival.version,
+    )
+    return {}
 
 
 def _settle(model: str, version: Any, rival: Any, accepted: bool) -> list[str]:
