@@ -98,22 +98,41 @@ def pretrain(
 
 @app.command()
 def evaluate(
-    checkpoint: Checkpoint = "artifacts/checkpoint",
+    checkpoint: Annotated[
+        str, typer.Option(metavar="FOLDER|s3://...|NAME", help="A checkpoint, or any CLIP model.")
+    ] = "artifacts/checkpoint",
     benchmarks: Benchmarks = "artifacts/benchmarks",
     report: Report = "artifacts/report",
+    pretrained: Annotated[
+        str | None, typer.Option(metavar="TAG|FILE", help="Weights of an open_clip architecture.")
+    ] = None,
     task: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only this benchmark, as a part to merge.")
     ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Measure a checkpoint: zero-shot, retrieval, linear probe; write a report with pictures.
+    """Measure a checkpoint; write a report with pictures, every fraction with its 95 % interval.
+
+    Zero-shot, retrieval, linear probe, few-shot and calibration on the
+    benchmarks and on `evaluate.suites` of the params file (ImageNet and others
+    in CLIP-benchmark's layout, class folders, right and wrong captions), and
+    what else `evaluate:` asks for; `clipflow params` says what each key means.
+
+    Other models, by folder or name:
+
+    clipflow evaluate --checkpoint ViT-B-32 --pretrained laion2b_s34b_b79k
+    clipflow evaluate --checkpoint hf-hub:ORG/NAME --report artifacts/other
+    clipflow evaluate --checkpoint transformers:ORG/NAME
+
+    Embeddings are kept in CLIPFLOW_SCRATCH: killed, the same command goes on.
+    On several devices: torchrun --nproc-per-node 8 -m clipflow evaluate
 
     On several machines, a benchmark on each, then together:
     clipflow evaluate --task colours --report parts/colours
     clipflow reports merge parts/*
     """
     inputs = {"checkpoint": checkpoint, "benchmarks": benchmarks}
-    _run("evaluate", params, inputs, {"report": report}, task=task)
+    _run("evaluate", params, inputs, {"report": report}, task=task, pretrained=pretrained)
 
 
 @app.command()

@@ -150,7 +150,7 @@ def few_shot(name: str, draws: Mapping[str, Sequence[float]], zero_shot: float) 
 
 def reliability(name: str, bins: Sequence[tuple[float, float, int]]) -> Markup:
     """Accuracy over confidence, a dot per bin, its area by the number of samples; ideal is the diagonal."""
-    width, height, left, right, bottom = 300, 250, 46, 14, 40
+    width, height, left, right, bottom = 310, 250, 46, 24, 40
     total = sum(count for *_, count in bins) or 1
 
     def x(value: float) -> float:
