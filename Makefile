@@ -55,6 +55,9 @@ bench-rewrite-client: setup  ## requests per second of the server generator agai
 bench-rewrite-hf: setup  ## rewrites per second of the hf generator against LaCLIP's loop
 	python tests/benchmarks/rewrite_hf.py
 
+bench-evaluate: setup  ## seconds of a zero-shot evaluation against CLIP_benchmark's
+	python tests/benchmarks/evaluate.py
+
 bench-ingest: setup  ## images per second and core against img2dataset, from one server on loopback
 	python tests/benchmarks/ingest.py
 
