@@ -169,29 +169,13 @@ def test_weights_may_be_a_file_for_one_of_open_clips_architectures(
         assert row["caption"] == pytest.approx(other["caption"], abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("ViT-B-23", "no such folder and no architecture of open_clip; did you mean 'ViT-B-32'?"),
-        ("ViT-B-32", "random weights measures at random; pass --pretrained .*laion2b_s34b_b79k"),
-        ("empty", "empty: expected a checkpoint with open_clip_config.json, or .* found neither"),
-        ("no weights", "no weights: it can't be loaded .*pretrained weights"),
-    ],
-)
-def test_refuses_what_is_no_trained_model(
-    run: Callable[..., Any],
-    weights: Path,
-    tmp_path: Path,
-    monkeypatch: Any,
-    name: str,
-    message: str,
+def test_refuses_a_model_without_weights(
+    run: Callable[..., Any], weights: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "no weights").mkdir()
-    shutil.copy(weights / checkpoint.CONFIG, tmp_path / "no weights")
-    with pytest.raises(ArtifactError, match=message.replace("?", r"\?")):
-        run(checkpoint=name)
+    (tmp_path / "bare").mkdir()
+    shutil.copy(weights / checkpoint.CONFIG, tmp_path / "bare")
+    with pytest.raises(ArtifactError, match=r"bare: it can't be loaded .*pretrained weights"):
+        run(checkpoint=str(tmp_path / "bare"))
     assert not (tmp_path / "scores").exists()
 
 
