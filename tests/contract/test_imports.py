@@ -21,6 +21,7 @@ PLUMBING = (
     "__init__",
     "artifacts.__init__",
     "catalogue",
+    "checkout",
     "errors",
     "log",
     "objects",

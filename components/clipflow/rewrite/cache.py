@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from clipflow.checkout import home
 from clipflow.errors import GeneratorError
 from clipflow.rewrite.generators import Answer, Generator, Proposal, Task, Usage
 
@@ -39,7 +40,7 @@ class Cache:
         self.is_used = not generator.is_cheap
         self._of_identity = hashlib.sha256(generator.identity().encode() + b"\0")
         self._name = self._of_identity.hexdigest()[:16]
-        folder = Path(os.environ.get("CLIPFLOW_CACHE", "artifacts/cache"))
+        folder = Path(os.environ.get("CLIPFLOW_CACHE") or home() / "artifacts/cache")
         self.file = folder / FILE
         if not self.is_used:
             return

@@ -1,6 +1,6 @@
 """MLflow runs: parameters, metrics, tags and artifacts, under one lineage key.
 
-Where: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory with its files under
+Where: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the checkout (see checkout.py) with its files under
 `artifacts/mlflow`. Experiment: `MLFLOW_EXPERIMENT_NAME`, else `clipflow`.
 
 Training must outlive its tracker. `connect` refuses a server that is down before any work starts;

@@ -10,11 +10,12 @@ from clipflow.artifacts import manifest
 
 
 def lineage(inputs: dict[str, Path]) -> dict[str, str]:
-    """The key: commit, image, pipeline run, input digests."""
+    """The key: commit, image, pipeline run, DVC experiment if it is one, input digests."""
     return {
         "git_sha": os.environ.get("GIT_SHA") or _git_sha(),
         "image_digest": os.environ.get("CLIPFLOW_IMAGE") or "none",
         "kfp_run_id": os.environ.get("KFP_RUN_ID") or "none",
+        **({"dvc_exp": os.environ["DVC_EXP_NAME"]} if os.environ.get("DVC_EXP_NAME") else {}),
         **{f"{name}_digest": manifest.digest(folder) for name, folder in inputs.items()},
     }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipflow.artifacts import manifest
+from clipflow.checkout import home
 from clipflow.errors import TrackingError
 from clipflow.log import is_main_process
 from clipflow.track import server
@@ -222,7 +223,7 @@ def _create(name: str, tags: dict[str, str] | None = None) -> Any:
     from mlflow.exceptions import MlflowException
 
     experiment = experiment_name()
-    files = Path("artifacts/mlflow").absolute().as_uri() if uri().startswith("sqlite") else None
+    files = (home() / "artifacts/mlflow").as_uri() if uri().startswith("sqlite") else None
     with refusals(), once():
         with suppress(MlflowException):  # it exists; if that is not why, the next line says so
             client().create_experiment(experiment, artifact_location=files)

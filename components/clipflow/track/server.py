@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipflow.artifacts import lock
+from clipflow.checkout import home
 from clipflow.errors import TrackingError
 from clipflow.log import is_main_process
 
@@ -63,7 +64,7 @@ def _alone() -> AbstractContextManager[Any]:
 
 def uri() -> str:
     """Where runs and models go."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path('mlflow.db').absolute()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home() / 'mlflow.db'}"
 
 
 def place() -> str:
