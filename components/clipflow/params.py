@@ -108,13 +108,17 @@ def model(stage: str) -> type[Section]:
 
 def flat(params: Section) -> dict[str, str | int | float | bool | None]:
     """`{"recipe.name": "laclip", ...}`: dotted keys, as MLflow shows and searches them."""
+    return flattened(params.model_dump(mode="json"))
+
+
+def flattened(plain: dict[str, Any]) -> dict[str, str | int | float | bool | None]:
+    """The same of a section given as data."""
 
     def walk(prefix: str, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):
             return {k: v for key in value for k, v in walk(f"{prefix}.{key}", value[key]).items()}
         return {prefix: json.dumps(value) if isinstance(value, list) else value}
 
-    plain = params.model_dump(mode="json")
     return {k: v for key in plain for k, v in walk(key, plain[key]).items()}
 
 
