@@ -65,6 +65,7 @@ class Groups:
     """All groups, the baseline first, and what has to be known to read them."""
 
     keys: list[str]
+    """What the runs are grouped by."""
     metrics: list[str]
     groups: list[Group]
     notes: list[str]
@@ -131,7 +132,7 @@ def group(
     base = baseline or order[0]
     order.sort(key=lambda name: name != base)
     groups = [_group(name, by_group[name], by_group[base], shown, name == base) for name in order]
-    return Groups(names, shown, groups, notes)
+    return Groups([key.removesuffix(".name") for key in names], shown, groups, notes)
 
 
 def _metrics(runs: Sequence[Any], wanted: Sequence[str]) -> list[str]:
@@ -194,7 +195,7 @@ def _group(
             deviation = stdev(values.values()) if len(values) > 1 else None
             found = None if is_base else gain(metric, values, _values(base, metric))
             cells[metric] = Cell(values, fmean(values.values()), deviation, found)
-    ids = {seed: run.info.run_id for seed, run in runs.items()}
+    ids = {seed: runs[seed].info.run_id for seed in sorted(runs, key=_natural)}
     return Group(name, ids, cells, is_base)
 
 

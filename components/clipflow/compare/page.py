@@ -69,13 +69,13 @@ def groups(found: Groups, experiment: str) -> str:
     """The page for groups of runs."""
     panels = {
         name: charts.seeds(
-            titled(name),
+            headed(name),
             [
                 (group.name, [100 * value for value in group.cells[name].values.values()])
                 for group in found.groups
                 if name in group.cells
             ],
-            unit="%, a dot for each seed",
+            unit="%",
         )
         for name in found.metrics
     }
@@ -94,6 +94,11 @@ def titled(name: str) -> str:
     return f"{KINDS.get(kind, kind.replace('_', ' ').capitalize())}, {where}: {said}"
 
 
+def headed(name: str) -> str:
+    """The same for a table's head: a mean over tasks needs no task."""
+    return titled(name).replace(", mean over tasks:", "")
+
+
 def _environment() -> Environment:
     environment = page.environment(Path(__file__).parent)
     environment.globals |= {
@@ -102,7 +107,12 @@ def _environment() -> Environment:
         "letter": text.letter,
         "words": text.LEGEND,
     }
-    environment.filters |= {"points": text.points, "titled": titled, "short": _short}
+    environment.filters |= {
+        "points": text.points,
+        "titled": titled,
+        "headed": headed,
+        "short": _short,
+    }
     return environment
 
 

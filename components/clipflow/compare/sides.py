@@ -37,7 +37,7 @@ class Side:
     """One run. What is not known of it is empty."""
 
     label: str
-    """What it is called on the page; no two sides share one."""
+    """What it is called; no two runs share one."""
     run_id: str | None
     params: dict[str, str]
     """By flat name, as MLflow has them: `lr`, `recipe.name`."""

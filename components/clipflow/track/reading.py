@@ -91,9 +91,9 @@ def history(run_id: str, metric: str) -> list[tuple[int, float]]:
 
 
 def download(run_id: str, paths: list[str], folder: Path) -> Path:
-    """Bring those of a run's artifacts that there are into `folder`, under the same paths."""
+    """Bring those of a run's artifacts that there are, and not here yet, into `folder`, same paths."""
     with refusals():
-        for path in paths:
+        for path in (one for one in paths if not (folder / one).exists()):
             parent = path.rpartition("/")[0]
             if path in {file.path for file in client().list_artifacts(run_id, parent or None)}:
                 folder.mkdir(parents=True, exist_ok=True)
