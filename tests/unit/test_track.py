@@ -412,3 +412,20 @@ def test_a_run_is_not_made_twice_because_an_answer_was_lost(
         with pytest.raises(TrackingError, match="no answer"), track.reopen(None, name="x"):
             pass
     assert [path.rpartition("/api/")[2] for path in asked].count("2.0/mlflow/runs/create") == 1
+
+
+def test_a_queued_experiment_logs_to_the_checkout_that_it_was_queued_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "a"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # as DVC does
+    monkeypatch.setenv("DVC_EXP_NAME", "fusty-seed")
+    with track.start("r", params={}, tags=track.lineage({}), datasets={}) as run:
+        run.log_artifacts(Path(__file__), "files")
+    assert track.uri() == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    found = track.client().get_run(run.id)
+    assert found.data.tags["dvc_exp"] == "fusty-seed"
+    assert found.info.artifact_uri.startswith((tmp_path / "artifacts" / "mlflow").as_uri())
+    assert not list(copy.iterdir())
