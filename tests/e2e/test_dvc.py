@@ -109,13 +109,19 @@ def test_repro_then_cached_then_the_baseline_beside_it(repository: Path) -> None
     for stage in ("ingest", "rewrite"):
         assert f"Running stage '{stage}'" not in second
 
+    # a queued experiment runs in a copy that is deleted, and logs to the same place
+    dvc(repository, "exp", "run", "--queue", "-S", "pretrain.recipe=clip", "-S", "pretrain.seed=1")
+    dvc(repository, "exp", "run", "--run-all")
+
     client = mlflow.MlflowClient(f"sqlite:///{repository / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("clipflow")
     every = client.search_runs([experiment.experiment_id])
     (rewriting,) = (run for run in every if run.info.run_name == "rewrite-grammar")
     assert rewriting.data.metrics["rewrite/acceptance"] > 0.9
-    runs = {run.data.params["recipe.name"]: run for run in every if run is not rewriting}
-    assert set(runs) == {"clip", "laclip"}
+    runs = {run.info.run_name: run for run in every if run is not rewriting}
+    names = ("laclip-clipflow-tiny-seed0", "clip-clipflow-tiny-seed0", "clip-clipflow-tiny-seed1")
+    assert set(runs) == set(names)
+    assert ["dvc_exp" in runs[name].data.tags for name in names] == [False, True, True]
     for run in runs.values():
         assert run.info.status == "FINISHED"
         assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 3
