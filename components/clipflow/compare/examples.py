@@ -116,8 +116,8 @@ def _classes(
         task,
         rows if is_whole else rows[:CLASSES] + rows[-CLASSES:],
         is_whole,
-        [Image(r, str(actual[r]), str(first[r]), pictures.get(r)) for r in gained],
-        [Image(r, str(actual[r]), str(other[r]), pictures.get(r)) for r in missed],
+        [Image(r, str(actual[r]), str(first[r]), pictures.get(str(r))) for r in gained],
+        [Image(r, str(actual[r]), str(other[r]), pictures.get(str(r))) for r in missed],
     )
 
 
@@ -202,4 +202,4 @@ def _texts(
             count += len(captions)
     owners = {q: owners[q] for q in wanted if q in owners}
     pictures = thumbnails(source, [row for row, _ in owners.values()])
-    return {q: (text, pictures.get(row)) for q, (row, text) in owners.items()}
+    return {q: (text, pictures.get(str(row))) for q, (row, text) in owners.items()}

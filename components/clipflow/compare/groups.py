@@ -213,7 +213,7 @@ def gain(metric: str, ours: dict[str, float], theirs: dict[str, float]) -> Gain 
         return Gain(fmean(ours.values()) - fmean(theirs.values()), None, 0, 0, "unknown")
     mean, sure = fmean(pairs), None
     if len(pairs) > 1:
-        from scipy.stats import t  # type: ignore[import-untyped]
+        from scipy.stats import t
 
         half = float(t.ppf((1 + LEVEL) / 2, len(pairs) - 1)) * stdev(pairs) / len(pairs) ** 0.5
         sure = Interval(mean, mean - half, mean + half)

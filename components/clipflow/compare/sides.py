@@ -23,8 +23,8 @@ from clipflow.artifacts import report as reports
 from clipflow.track import reading
 
 REPORT_FILES = ["report/manifest.json", "report/metrics.json", "report/tables"]
-MEASURED = re.compile(r"^(?!system/|train/|rewrite/)[^/]+/[^/]+/.+")
-"""Metrics that say what a model can do."""
+MEASURED = re.compile(r"^(?!system/|train/|rewrite/|embeddings/)[^/]+/[^/]+/.+")
+"""Metrics that say what a model can do, as fractions."""
 CURVES = {"train/loss": "Loss", "train/lr": "Learning rate"}
 LINEAGE = re.compile(r"^(git_sha|image_digest|.+_digest)$")
 ALIAS = re.compile(r"^([^@]+)@([^@]+)$")
@@ -86,7 +86,6 @@ def of_run(run: Any, scratch: Path, *, label: str | None = None) -> Side:
     run_id = run.info.run_id
     folder = reading.download(run_id, REPORT_FILES, scratch / run_id) / "report"
     report = folder if (folder / manifest.MANIFEST).is_file() else None
-    logged = {name: value for name, value in run.data.metrics.items() if MEASURED.match(name)}
     curves = {
         title: reading.history(run_id, name)
         for name, title in CURVES.items()
@@ -97,7 +96,7 @@ def of_run(run: Any, scratch: Path, *, label: str | None = None) -> Side:
         run_id=run_id,
         params=dict(run.data.params),
         lineage=_lineage(run.data.tags),
-        metrics=reports.metrics(report) if report else logged,
+        metrics=_measured(reports.metrics(report) if report else run.data.metrics),
         curves=curves,
         report=report,
     )
@@ -113,7 +112,7 @@ def benchmarks(run: Any) -> str | None:
 
 def of_report(folder: Path, label: str) -> Side:
     """A report's folder, with params and curves if the checkpoint that it is about lies beside it."""
-    metrics = reports.metrics(folder)
+    metrics = _measured(reports.metrics(folder))
     made_of = manifest.read(folder, reports.SCHEMA).get("checkpoint")
     checkpoint = folder.parent / "checkpoint"
     side = Side(label, None, {}, {}, metrics, {}, folder)
@@ -127,6 +126,10 @@ def of_report(folder: Path, label: str) -> Side:
         lineage=_lineage({k: v for k, v in provenance.items() if isinstance(v, str)}),
         curves=_history(checkpoint / checkpoints.HISTORY),
     )
+
+
+def _measured(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if MEASURED.match(name)}
 
 
 def _lineage(tags: dict[str, str]) -> dict[str, str]:
