@@ -4,6 +4,7 @@ report/metrics.json      flat, fractions in [0, 1]: `zero_shot/<task>/top1`, `re
 report/intervals.json    both ends of their 95 % bootstrap intervals: `{<metric>: [low, high]}`
 report/report.html       self-contained page with pictures
 report/tables/           what the pictures show: see evaluate/tables.py
+report/plots/            what `dvc plots` draws
 report/manifest.json     digests of the checkpoint and the benchmarks
 """
 
@@ -27,6 +28,8 @@ METRICS = "metrics.json"
 INTERVALS = "intervals.json"
 PAGE = "report.html"
 TABLES = "tables"
+PLOTS = "plots"
+"""What `dvc plots` draws: `confusion/<task>.csv`, `training.csv`."""
 SAMPLES = "samples.parquet"
 """Columns `metric` (dictionary of names) and `value` (float32), in the order of the samples."""
 

@@ -81,11 +81,11 @@ class Queries:
 def classes(first: Path, other: Path, tasks: Mapping[str, Task]) -> list[Classes]:
     """The classification tasks of two reports on the same benchmarks; pictures from `tasks`."""
     found = []
-    for path in sorted((first / reports.TABLES).glob("confusion_*.csv")):
-        beside = other / reports.TABLES / path.name
+    for path in sorted((first / reports.PLOTS / "confusion").glob("*.csv")):
+        beside = other / reports.PLOTS / "confusion" / path.name
         if not beside.is_file():
             continue
-        task = path.stem.removeprefix("confusion_")
+        task = path.stem
         (actual, ours), (same, theirs) = _predictions(path), _predictions(beside)
         if np.array_equal(actual, same):
             found.append(_classes(task, actual, ours, theirs, tasks.get(task)))

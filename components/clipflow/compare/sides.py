@@ -22,7 +22,7 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts import report as reports
 from clipflow.track import reading
 
-REPORT_FILES = ["report/manifest.json", "report/metrics.json", "report/tables"]
+REPORT_FILES = ["report/manifest.json", "report/metrics.json", "report/tables", "report/plots"]
 MEASURED = re.compile(r"^(?!system/|train/|rewrite/|embeddings/)[^/]+/[^/]+/.+")
 """Metrics that say what a model can do, as fractions."""
 CURVES = {"train/loss": "Loss", "train/lr": "Learning rate"}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipflow import track
+from clipflow.artifacts import checkpoint as checkpoint_artifact
 from clipflow.artifacts import manifest
 from clipflow.artifacts import report as report_artifact
 from clipflow.evaluate import page, tables
@@ -73,6 +74,8 @@ def write(
         ends = {name: [found.low, found.high] for name, found in intervals.items()}
         manifest.write_json(folder / report_artifact.INTERVALS, ends)
         tables.write(folder / report_artifact.TABLES, results, params.robustness.severities)
+        history = subject.file(checkpoint_artifact.HISTORY)
+        tables.write_plots(folder / report_artifact.PLOTS, results, history)
         html = page.render(params, subject, results, intervals, beside)
         (folder / report_artifact.PAGE).write_text(html, encoding="utf-8")
         files = sorted(path for path in folder.rglob("*") if path.is_file())

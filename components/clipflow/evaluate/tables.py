@@ -6,7 +6,8 @@
     tables/samples.parquet           metric, value: a row per sample, whose mean is the metric
     tables/few_shot.parquet          task, shots, draw, top1
     tables/robustness.parquet        task, corruption, severity, top1
-    tables/confusion_<task>.csv      actual, predicted: a row per sample, for `dvc plots`
+    plots/confusion/<task>.csv       for `dvc plots`: actual, predicted, a row per sample
+    plots/training.csv               for `dvc plots`: step, loss, lr
 
 Predictions are those of the ensemble of all templates.
 """
@@ -14,8 +15,9 @@ Predictions are those of the ensemble of all templates.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,12 +49,26 @@ def write(folder: Path, results: Results, severities: Sequence[int]) -> None:
     _write(folder / "confusion.parquet", [confusion(c) for c in results.classifications])
     _write(folder / "per_class.parquet", [per_class(c) for c in results.classifications])
     _write(folder / "retrieval.parquet", [ranks(r) for r in results.retrievals])
+
+
+def write_plots(folder: Path, results: Results, history: Path | None) -> None:
+    """Fill `folder` with what DVC draws. history: the checkpoint's, if it has one."""
+    (folder / "confusion").mkdir(parents=True)
     for c in results.classifications:
-        with (folder / f"confusion_{c.task}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["actual", "predicted"])
-            names = np.array(c.classnames)
-            writer.writerows(zip(names[c.labels], names[c.predicted], strict=True))
+        names = np.array(c.classnames)
+        rows = zip(names[c.labels], names[c.predicted], strict=True)
+        _write_csv(folder / "confusion" / f"{c.task}.csv", ("actual", "predicted"), rows)
+    if history:
+        columns = ("step", "loss", "lr")
+        table = pq.read_table(history, columns=list(columns)).to_pydict()
+        _write_csv(folder / "training.csv", columns, zip(*table.values(), strict=True))
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def samples(results: Results) -> pa.Table:

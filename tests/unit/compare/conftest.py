@@ -70,7 +70,9 @@ def make_report(tmp_path: Path, benchmarks: Path) -> Callable[..., Path]:
         metrics = {"zero_shot/colours/top1": top1, "zero_shot/mean/top1": top1}
         manifest.write_json(folder / reports.METRICS, metrics)
         predicted = np.where(is_right, ACTUAL, 1 - ACTUAL)
-        with (folder / reports.TABLES / "confusion_colours.csv").open("w", newline="") as file:
+        plots = folder / reports.PLOTS / "confusion"
+        plots.mkdir(parents=True)
+        with (plots / "colours.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["actual", "predicted"])
             writer.writerows(

@@ -92,7 +92,7 @@ def test_end_to_end_beside_a_champion(trained, tiny_benchmarks, params, tmp_path
         "six plain colours, one class in six by chance"
     )
 
-    with (out / "tables" / "confusion_colours.csv").open() as file:
+    with (out / "plots" / "confusion" / "colours.csv").open() as file:
         rows = list(csv.DictReader(file))
     right = sum(row["actual"] == row["predicted"] for row in rows) / len(rows)
     assert right == pytest.approx(metrics["zero_shot/colours/top1"])
