@@ -107,7 +107,7 @@ test-services: setup  ## MLflow on Postgres and an object store, as the cluster 
 	pytest tests/services
 
 lock: setup  ## requirements.lock from pyproject.toml
-	uv pip compile --quiet --universal --extra train --extra agreement --extra dev --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --extra train --extra agreement --extra search --extra dev --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml --output-file requirements.lock
 
 clean:  ## forget every output and run of this checkout; paid rewrites stay in artifacts/cache
 	test ! -d artifacts || find artifacts -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +

@@ -100,19 +100,24 @@ class Pretrained:
 
 
 def load(
-    checkpoint: str, pretrained: str | None = None, *, batch_size: int, precision: str = "fp32"
+    checkpoint: str,
+    pretrained: str | None = None,
+    *,
+    batch_size: int,
+    precision: str = "fp32",
+    option: str = "--checkpoint",
 ) -> Pretrained:
     """The model, on the GPU if there is one.
 
     `checkpoint` is a folder (ours, open_clip's, or of a CLIP model of Transformers), `hf-hub:ORG/NAME`,
     `transformers:ORG/NAME`, or an architecture of open_clip with the tag or file of its weights as
-    `pretrained`. precision: `auto` is bf16 on GPUs, else fp32. Raises ArtifactError, saying what there is,
-    if it can't be loaded.
+    `pretrained`. precision: `auto` is bf16 on GPUs, else fp32; `option` is by which the
+    name was passed. Raises ArtifactError, saying what there is, if it can't be loaded.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
-    name = _name(checkpoint, pretrained)
+    name = _name(checkpoint, pretrained, option)
     try:
         if name.startswith(TRANSFORMERS):
             model, preprocess, tokenize = _of_transformers(name.removeprefix(TRANSFORMERS))
@@ -122,7 +127,7 @@ def load(
     except UNLOADABLE as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(
-            f"--checkpoint {checkpoint}: it can't be loaded ({reason}); pass a checkpoint's folder, or fill"
+            f"{option} {checkpoint}: it can't be loaded ({reason}); pass a checkpoint's folder, or fill"
             " HF_HOME on a machine with network"
         ) from None
     trims = type(model) is open_clip.CustomTextCLIP and towers.trims(model.text)
@@ -196,7 +201,7 @@ def _pooled(features: Any) -> Tensor:
     return pooled
 
 
-def _name(checkpoint: str, pretrained: str | None) -> str:
+def _name(checkpoint: str, pretrained: str | None, option: str) -> str:
     """What open_clip, or after the prefix Transformers, knows the model by."""
     folder = Path(checkpoint)
     if folder.is_dir():
@@ -215,13 +220,13 @@ def _name(checkpoint: str, pretrained: str | None) -> str:
     if checkpoint not in open_clip.list_models():
         hint = did_you_mean(checkpoint, open_clip.list_models())
         raise ArtifactError(
-            f"--checkpoint {checkpoint}: no such folder and no architecture of open_clip; {hint} (models of"
+            f"{option} {checkpoint}: no such folder and no architecture of open_clip; {hint} (models of"
             f" the Hugging Face hub are {HUB}ORG/NAME, in Transformers' format {TRANSFORMERS}ORG/NAME)"
         )
     if pretrained is None:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(checkpoint)) or "none known"
         raise ArtifactError(
-            f"--checkpoint {checkpoint}: an architecture with random weights measures at random; pass"
+            f"{option} {checkpoint}: an architecture with random weights measures at random; pass"
             f" --pretrained with a file or one of: {tags}"
         )
     return checkpoint

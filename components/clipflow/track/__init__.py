@@ -10,9 +10,11 @@ On ranks other than 0 everything here does nothing.
     server.py      where MLflow is, how long a call may take, what an error says
     runs.py        writing to a run
     queries.py     what earlier runs and registered versions say
+    download.py    registered models, brought here
     provenance.py  the lineage key
 """
 
+from clipflow.track.download import checkpoint_of, download, is_version, model_id, version
 from clipflow.track.provenance import lineage
 from clipflow.track.queries import (
     BENCHMARKS,
@@ -48,13 +50,17 @@ __all__ = [
     "aliased",
     "aliases",
     "champion_history",
+    "checkpoint_of",
     "client",
     "connect",
+    "download",
     "end_of_pipeline",
     "environment",
     "finished_runs",
+    "is_version",
     "lineage",
     "look_up",
+    "model_id",
     "once",
     "place",
     "refusals",
@@ -64,4 +70,5 @@ __all__ = [
     "start",
     "uploading",
     "uri",
+    "version",
 ]

@@ -1,0 +1,45 @@
+"""The rows of a matrix of unit vectors that are nearest to one: exact inner products, by FAISS."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+from jaxtyping import Float32
+
+from clipflow.search.embeddings import Embeddings
+
+
+class Hit(NamedTuple):
+    """An image that was found."""
+
+    number: int
+    cosine: float
+
+
+class Index:
+    """Images by their embeddings."""
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self.numbers = embeddings.numbers
+        self._index = faiss.IndexFlatIP(embeddings.vectors.shape[1])
+        self._index.add(np.ascontiguousarray(embeddings.vectors))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def nearest(self, vector: Float32[np.ndarray, " dim"], k: int) -> list[Hit]:
+        """The `k` images nearest to a unit vector, or all if there are fewer, best first."""
+        cosines, rows = self._index.search(vector[None], min(k, len(self)))
+        return [
+            Hit(int(self.numbers[row]), float(cosine))
+            for row, cosine in zip(rows[0], cosines[0], strict=True)
+        ]
+
+    def vector(self, number: int) -> Float32[np.ndarray, " dim"] | None:
+        """The embedding of an image, or None if it has none."""
+        row = int(np.searchsorted(self.numbers, number))
+        if row == len(self) or self.numbers[row] != number:
+            return None
+        return np.asarray(self._index.reconstruct(row))
