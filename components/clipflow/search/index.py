@@ -23,6 +23,8 @@ class Index:
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.numbers = embeddings.numbers
+        self.mean: Float32[np.ndarray, " dim"] = embeddings.vectors.mean(axis=0)
+        """Its product with a unit vector is the mean cosine over all images."""
         self._index = faiss.IndexFlatIP(embeddings.vectors.shape[1])
         self._index.add(np.ascontiguousarray(embeddings.vectors))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipflow import store, track
@@ -39,6 +39,7 @@ def load(name: str, weights: str | None, *, batch_size: int, option: str) -> Mod
         known.append(f"version {version.version}")
         folder = str(_downloaded(version))
     clip = pretrained.load(folder, weights, batch_size=batch_size, precision="auto", option=option)
+    clip = replace(clip, name=name)  # not the folder where it was downloaded to
     if weights:
         known.append(weights)
     if Path(folder).is_dir():

@@ -116,6 +116,7 @@ class Searcher:
                 {
                     "model": side.model.name,
                     "embed_ms": round(1e3 * (embedded - begun), 2),
+                    "mean_cosine": round(float(side.index.mean @ vector), 4),
                     "search_ms": round(1e3 * (searched - embedded), 2),
                     "results": [
                         {**self.describe(hit.number), "cosine": round(hit.cosine, 4)}
