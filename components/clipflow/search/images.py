@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Decoders of other formats never see a file, whatever it is called."""
 MAX_PIXELS = 100_000_000
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS decides
 
 
 class UnreadableError(Exception):
@@ -138,16 +141,14 @@ def decode(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                raise UnreadableError(
-                    f"{opened.width} x {opened.height} px, more than {MAX_PIXELS // 10**6} million"
-                )
+                raise Image.DecompressionBombError
             image = ImageOps.exif_transpose(opened)
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
         return image.convert("RGB")
-    except UnreadableError:
-        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except Exception as error:  # damaged and hostile files make Pillow raise nearly anything
         reason = "no image of a known format" if "cannot identify" in str(error) else str(error)
         raise UnreadableError(" ".join(reason.split()) or type(error).__name__) from None

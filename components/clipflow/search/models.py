@@ -55,6 +55,7 @@ def _downloaded(version: object) -> Path:
         if not folder.is_dir():
             with manifest.complete_or_absent(folder) as partial:
                 track.download(version, partial)
+                track.checkpoint_of(partial)
     return track.checkpoint_of(folder)
 
 

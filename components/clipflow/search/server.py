@@ -156,6 +156,10 @@ def application(searcher: Searcher, *, only_loopback: bool) -> FastAPI:
     def home() -> HTMLResponse:
         return HTMLResponse(html)
 
+    @app.get("/favicon.ico", status_code=204)
+    def favicon() -> None:  # browsers ask for it
+        return None
+
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         return {"status": "ok"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from contextlib import ExitStack
 from ipaddress import ip_address
 
 import uvicorn
@@ -62,10 +63,12 @@ def _bound(host: str, port: int) -> socket.socket:
     """A socket that has the address, before anything is loaded, but takes no connections yet."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        return found
+        with ExitStack() as undone:
+            found = undone.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind((host, port))
+            undone.pop_all()
+            return found
     except OSError as error:
         raise ParamsError(
             f"--host {host} --port {port}: it can't be had ({error.strerror}); pass another,"

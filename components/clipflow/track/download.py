@@ -44,7 +44,10 @@ def model_id(version: Any) -> str:
 
 
 def download(version: Any, folder: Path) -> None:
-    """Download the model behind a registered version into an empty folder. Raises TrackingError."""
+    """Download the model behind a registered version into an empty folder.
+
+    Raises TrackingError if the server is away, or doesn't have the model's files any more.
+    """
     from mlflow.artifacts import download_artifacts
 
     with refusals(), uploading():
@@ -52,6 +55,11 @@ def download(version: Any, folder: Path) -> None:
             artifact_uri=f"models:/{model_id(version)}",
             dst_path=str(folder),
             tracking_uri=client().tracking_uri,
+        )
+    if not (folder / "MLmodel").is_file():  # MLflow takes a place without files for an empty one
+        raise TrackingError(
+            f"{version.name}/{version.version}: MLflow at {place()} has this version, but not its files;"
+            " pass another, or its checkpoint's folder"
         )
 
 
