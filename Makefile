@@ -64,6 +64,9 @@ bench-ingest: setup  ## images per second and core against img2dataset, from one
 bench-curation: setup  ## captions per second of MetaCLIP's curation at 500,000 entries
 	OMP_NUM_THREADS=1 python tests/benchmarks/curation.py
 
+bench-search: setup  ## milliseconds of a search among 100,000 images against NumPy's brute force
+	python tests/benchmarks/search.py
+
 drill-resume: setup  ## kill -9 pretrain at many moments; nothing may be lost
 	PYTHONPATH=tests OMP_NUM_THREADS=1 python -m drills.resume --kills 60
 
