@@ -14,7 +14,6 @@ from jaxtyping import Float32
 
 from clipflow.search.embeddings import Embeddings
 
-
 CANDIDATES = 4
 """How many for each image that is asked for."""
 
