@@ -96,7 +96,8 @@ def doctor(
 
     kubectl port-forward -n clipflow svc/mlflow 5000 & clipflow doctor --mlflow http://localhost:5000
     """
-    from clipflow.doctor import examine, findings
+    from clipflow import findings
+    from clipflow.doctor import examine
 
     found = []
     for finding in examine(

@@ -12,7 +12,7 @@ from typing import Any
 
 from clipflow import cluster, image
 from clipflow.doctor import kubernetes_api, objects, registry, services
-from clipflow.doctor.findings import Finding, problem
+from clipflow.findings import Finding, problem
 
 
 def examine(

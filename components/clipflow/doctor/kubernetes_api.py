@@ -8,7 +8,7 @@ from typing import Any
 from kubernetes import client
 from urllib3.exceptions import HTTPError
 
-from clipflow.doctor.findings import problem, unchecked
+from clipflow.findings import problem, unchecked
 
 TIMEOUT_S = 10
 ABSENT = "is not there"

@@ -9,8 +9,8 @@ from typing import Any
 from kubernetes import client
 
 from clipflow import pods
-from clipflow.doctor.findings import Finding, ok, problem, unchecked
 from clipflow.doctor.kubernetes_api import ABSENT, look
+from clipflow.findings import Finding, ok, problem, unchecked
 from clipflow.pretrain.job_manifest import QUEUE, RUNTIME, TRAINER
 from clipflow.pretrain.train_job import KUEUE, WORKFLOWS
 

@@ -9,7 +9,7 @@ import re
 
 import requests  # type: ignore[import-untyped]
 
-from clipflow.doctor.findings import Finding, ok, problem, unchecked
+from clipflow.findings import Finding, ok, problem, unchecked
 from clipflow.image import pinned
 
 TIMEOUT_S = 10

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import requests  # type: ignore[import-untyped]
 
-from clipflow.doctor.findings import Finding, ok, problem, unchecked
 from clipflow.doctor.kubernetes_api import look
+from clipflow.findings import Finding, ok, problem, unchecked
 from clipflow.objects import ADVICE, RETRY, SCHEME
 
 TIMEOUT_S = 10

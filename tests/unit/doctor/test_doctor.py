@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from clipflow import pods
+from clipflow import findings, pods
 from clipflow.cli import app
-from clipflow.doctor import examine, findings
-from clipflow.doctor.findings import Finding
+from clipflow.doctor import examine
 from clipflow.doctor.objects import KINDS
+from clipflow.findings import Finding
 from fakes.kubernetes_api import KubernetesApi, serve
 from manifests.render import render
 
