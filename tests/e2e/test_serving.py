@@ -32,6 +32,7 @@ from clipflow.register.params import Params
 from clipflow.register.stage import run
 
 STARTUP_S = 120
+CAT = {"text": "a cat"}
 SIZES = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 1},
@@ -118,12 +119,15 @@ def ready(url: str) -> bool:
 
 
 def post(url: str, rows: list[dict[str, Any]], **params: Any) -> list[dict[str, Any]]:
-    body = json.dumps({"dataframe_records": rows, "params": params}).encode()
+    return list(send(url, {"dataframe_records": rows, "params": params})["predictions"])
+
+
+def send(url: str, body: Any) -> Any:
     request = urllib.request.Request(
-        f"{url}/invocations", body, {"Content-Type": "application/json"}
+        f"{url}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as response:
-        return list(json.load(response)["predictions"])
+        return json.load(response)
 
 
 def picture(color: str, kind: str = "PNG", mode: str = "RGB") -> tuple[Image.Image, str]:
@@ -168,32 +172,96 @@ def test_images_texts_and_classes(server: str, checkpoint: Path) -> None:
     )
 
 
+def test_classes_where_there_is_no_image(server: str) -> None:
+    (answer,) = post(server, [CAT], classes=["cat"])
+    assert (answer["label"], answer["probability"]) == (None, None)
+
+
 def assert_close(answers: list[dict[str, Any]], features: torch.Tensor) -> None:
     found = torch.tensor([answer["embedding"] for answer in answers])
     torch.testing.assert_close(found, features, atol=1e-5, rtol=0)
 
 
+def bomb() -> str:
+    """The base64 text of a PNG of a few KB that would take 400 MB as RGB."""
+    data = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(data, "PNG")
+    return base64.b64encode(data.getvalue()).decode()
+
+
 @pytest.mark.parametrize(
-    ("rows", "params", "message"),
+    ("request_body", "message"),
     [
-        (
-            [{"image": picture("red")[1]}, {"image": base64.b64encode(b"no picture").decode()}],
-            {},
+        pytest.param(
+            {"dataframe_records": [{"image": picture("red")[1]}, {"image": "bm8gcGljdHVyZQ=="}]},
             "row 1: image: not a readable JPEG or PNG",
+            id="no image",
         ),
-        ([{"text": "a cat"}, {"text": ""}], {}, "row 1: expected either 'image' or 'text'"),
-        (
-            [{"text": "a cat"}],
-            {"classes": ["cat"], "templates": ["a photo"]},
+        pytest.param(
+            {"dataframe_records": [{"image": "%%%"}]},
+            "row 0: expected either 'image' (JPEG or PNG, base64 in JSON) or 'text'",
+            id="no base64",
+        ),
+        pytest.param({"dataframe_records": [{"image": "abc"}]}, "image", id="half a base64"),
+        pytest.param(
+            {"dataframe_records": [{"image": picture("red", "JPEG")[1][:400]}]},
+            "row 0: image: not a readable JPEG or PNG: ",
+            id="half an image",
+        ),
+        pytest.param({"dataframe_records": [{"image": 7}]}, "image", id="a number for an image"),
+        pytest.param({"dataframe_records": [{"text": 7}]}, "text", id="a number for a text"),
+        pytest.param(
+            {"dataframe_records": [{"image": bomb()}]},
+            "row 0: image: 144,000,000 pixels: expected at most 50,000,000",
+            id="decompression bomb",
+        ),
+        pytest.param(
+            {"dataframe_records": [CAT, {"text": ""}]},
+            "row 1: expected either 'image' (JPEG or PNG, base64 in JSON) or 'text'",
+            id="an empty row",
+        ),
+        pytest.param({"dataframe_records": []}, "no rows: expected at least one", id="no rows"),
+        pytest.param(
+            {"dataframe_records": [{"txet": "a cat"}]},
+            "no rows: expected at least one with a column 'image' or 'text'",
+            id="unknown column",
+        ),
+        pytest.param(
+            {"dataframe_records": [CAT] * 1001},
+            "1,001 rows: expected at most 1,000",
+            id="too many rows",
+        ),
+        pytest.param(
+            {"dataframe_records": [CAT], "params": {"classes": ["cat"], "templates": ["a photo"]}},
             "templates: expected texts with {c} in them",
+            id="template without its place",
         ),
+        pytest.param(
+            {"dataframe_records": [CAT], "params": {"classes": [1, 2]}}, "classes", id="no texts"
+        ),
+        pytest.param(
+            {"dataframe_records": [CAT], "params": {"classes": "cat"}}, "classes", id="no list"
+        ),
+        pytest.param(
+            {"dataframe_records": [CAT], "params": {"classes": ["cat", ""]}},
+            "classes: expected texts, found an empty one",
+            id="an empty class",
+        ),
+        pytest.param(
+            {"dataframe_records": [CAT], "params": {"classes": ["c"] * 100_001}},
+            "100,001 prompts: expected at most 100,000",
+            id="too many prompts",
+        ),
+        pytest.param({"rows": [CAT]}, "dataframe_records", id="unknown key"),
+        pytest.param([CAT], "dictionary", id="a list"),
     ],
 )
-def test_a_bad_request_is_told_what_is_wrong(
-    server: str, rows: list[dict[str, Any]], params: dict[str, Any], message: str
-) -> None:
+def test_a_bad_request_is_told_what_is_wrong(server: str, request_body: Any, message: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as error:
-        post(server, rows, **params)
+        send(server, request_body)
     with error.value as response:
-        assert response.code == 400
-        assert message in json.load(response)["message"]
+        answer = json.load(response)
+    assert error.value.code == 400
+    assert message in answer["message"]
+    assert "stack_trace" not in answer
+    assert "Traceback" not in answer["message"]

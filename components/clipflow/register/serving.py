@@ -10,6 +10,9 @@ each: `embedding` (L2-normalised) and, where `params` names `classes`, an image'
 `probability`.
 
     {"dataframe_records": [{"image": "iVBORw0K..."}], "params": {"classes": ["cat", "dog"]}}
+
+What can't be answered gets HTTP status 400 and a sentence that names the row or the parameter. MLflow
+itself leaves out columns that the signature doesn't name, without a word.
 """
 
 from __future__ import annotations
@@ -21,13 +24,18 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pandas as pd  # type: ignore[import-untyped]
 from mlflow.exceptions import MlflowException
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH = 64
 """Images or texts embedded at once."""
+MAX_ROWS = 1000
+MAX_PROMPTS = 100_000
+"""Classes times templates: ImageNet's 1,000 with its 80 are 80,000."""
+MAX_PIXELS = 50_000_000
+"""Of one image; a few KB of PNG can claim to be any size."""
 
 
 class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -53,11 +61,19 @@ class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         import torch
 
         rows = model_input.to_dict("records")
+        if not rows:  # also where MLflow has left out all columns
+            raise _refused("no rows: expected at least one with a column 'image' or 'text'")
+        if len(rows) > MAX_ROWS:
+            raise _refused(f"{len(rows):,} rows: expected at most {MAX_ROWS:,} in a request")
         images = [n for n, row in enumerate(rows) if _given(row.get("image"))]
         texts = [n for n, row in enumerate(rows) if _given(row.get("text"))]
         if sorted(images + texts) != list(range(len(rows))):
             wrong = next(n for n in range(len(rows)) if (n in images) == (n in texts))
-            raise _refused(f"row {wrong}: expected either 'image' or 'text', found both or neither")
+            raise _refused(
+                f"row {wrong}: expected either 'image' (JPEG or PNG, base64 in JSON) or 'text', found"
+                " both or neither"
+            )
+        classes, templates = _zero_shot(params or {})
 
         answer: list[dict[str, Any]] = [{} for _ in rows]
         with torch.inference_mode():
@@ -65,9 +81,8 @@ class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             text_features = self._embed_texts([rows[n]["text"] for n in texts])
             for n, feature in zip(images + texts, [*image_features, *text_features], strict=True):
                 answer[n]["embedding"] = feature.tolist()
-            classes = list((params or {}).get("classes", []))
-            if classes:
-                heads = self._embed_classes(classes, list((params or {})["templates"]))
+            if classes and images:
+                heads = self._embed_classes(classes, templates)
                 scores = self.model.logit_scale.exp() * image_features @ heads.T
                 for n, row in zip(images, scores.softmax(dim=-1), strict=True):
                     best = int(row.argmax())
@@ -91,10 +106,6 @@ class Clip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """A unit vector per class: the mean over its prompts (CLIP, section 3.1.4)."""
         from torch.nn.functional import normalize
 
-        if not templates or any("{c}" not in template for template in templates):
-            raise _refused(
-                f"params: templates: expected texts with {{c}} in them, found {templates}"
-            )
         prompts = [template.replace("{c}", name) for name in classes for template in templates]
         features = self._embed_texts(prompts).reshape(len(classes), len(templates), -1)
         return normalize(features.mean(dim=1), dim=-1)
@@ -113,9 +124,29 @@ def _given(cell: Any) -> bool:
     return isinstance(cell, str | bytes) and len(cell) > 0
 
 
+def _zero_shot(params: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Classes, if there are any, and templates."""
+    classes, templates = list(params.get("classes", [])), list(params.get("templates", []))
+    if not classes:
+        return [], []
+    if not all(name.strip() for name in classes):
+        raise _refused("params: classes: expected texts, found an empty one")
+    wrong = [template for template in templates if "{c}" not in template]
+    if wrong or not templates:
+        raise _refused(f"params: templates: expected texts with {{c}} in them, found {wrong[:3]}")
+    if (num := len(classes) * len(templates)) > MAX_PROMPTS:
+        raise _refused(f"params: {num:,} prompts: expected at most {MAX_PROMPTS:,}")
+    return classes, templates
+
+
 def _decoded(row: int, data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        image = Image.open(io.BytesIO(data))
+        if (pixels := image.width * image.height) > MAX_PIXELS:
+            raise _refused(f"row {row}: image: {pixels:,} pixels: expected at most {MAX_PIXELS:,}")
+        return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise _refused(f"row {row}: image: not a readable JPEG or PNG") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _refused(f"row {row}: image: not a readable JPEG or PNG: {error}") from None
 
