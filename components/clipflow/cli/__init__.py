@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from clipflow.cli import compare, rewrites, running, search, stages
+from clipflow.cli import compare, models, rewrites, running, search, stages
 from clipflow.errors import ClipflowError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for area in (stages, running, compare, search, rewrites):
+for area in (stages, running, compare, search, models, rewrites):
     app.add_typer(area.app)
 
 

@@ -1,7 +1,8 @@
 """register: a checkpoint and its report become a version in MLflow's model registry.
 
-The version is always `@challenger`; it is `@champion` as long as the gate says so. Registering the
-same checkpoint and report again finds the version there is, and compares it with the same rival.
+The version is always `@challenger`; it is `@champion` as long as the gate says so, and the champion before
+it is `@previous`. Registering the same checkpoint and report again finds the version there is, and compares
+it with the same rival. One that was rolled back stays so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from clipflow.register.params import Params
 
 logger = logging.getLogger(__name__)
 
-CHALLENGER, CHAMPION = "challenger", "champion"
 RIVAL = "rival"
 """Version tag: the champion that this version was compared with, or `none`."""
 
@@ -64,6 +64,8 @@ def run(params: Params, *, checkpoint: Path, report: Path, registration: Path) -
             elsewhere=measured if measured != digests[track.BENCHMARKS] else None,
             same_checkpoint=theirs.get("checkpoint_digest") == digests["checkpoint_digest"],
         )
+        if why := version.tags.get(track.ROLLED_BACK):
+            decision = gate.Decision(False, [f"It was rolled back: {why}"])
         aliases = _settle(params.model, version, rival, decision.accepted)
 
     with manifest.complete_or_absent(registration) as folder:
@@ -111,7 +113,7 @@ def _new(
             client.create_registered_model(model)
     lineage = checkpoints.provenance(checkpoint)
     lineage.pop(checkpoints.VERSIONS, None)
-    champion = track.aliased(model, CHAMPION)
+    champion = track.aliased(model, track.CHAMPION)
     with track.reopen(lineage.get("mlflow_run_id"), name=model) as run:
         model_id = logged_model.log(
             checkpoint,
@@ -139,7 +141,7 @@ def _new(
 
 def _rival(model: str, version: Any) -> Any:
     """The champion to compare with: the present one or, if that is this version, the one before."""
-    champion = track.aliased(model, CHAMPION)
+    champion = track.aliased(model, track.CHAMPION)
     if champion is None or str(champion.version) != str(version.version):
         return champion
     number = version.tags[RIVAL]
@@ -166,10 +168,7 @@ def _samples(rival: Any) -> dict[str, Any]:
 
 def _settle(model: str, version: Any, rival: Any, accepted: bool) -> list[str]:
     """Point the aliases as the gate says; return this version's."""
-    client = track.client()
-    client.set_registered_model_alias(model, CHALLENGER, version.version)
-    if accepted:
-        client.set_registered_model_alias(model, CHAMPION, version.version)
-    elif rival:
-        client.set_registered_model_alias(model, CHAMPION, rival.version)
-    return [CHALLENGER, CHAMPION] if accepted else [CHALLENGER]
+    track.client().set_registered_model_alias(model, track.CHALLENGER, version.version)
+    if accepted or rival:
+        track.promote(version if accepted else rival)
+    return [track.CHALLENGER, track.CHAMPION] if accepted else [track.CHALLENGER]

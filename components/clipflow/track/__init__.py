@@ -18,6 +18,10 @@ from clipflow.track.download import checkpoint_of, download, is_version, model_i
 from clipflow.track.provenance import lineage
 from clipflow.track.queries import (
     BENCHMARKS,
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    ROLLED_BACK,
     Champion,
     Finished,
     aliased,
@@ -25,6 +29,7 @@ from clipflow.track.queries import (
     champion_history,
     end_of_pipeline,
     finished_runs,
+    promote,
     registered,
     report,
 )
@@ -43,7 +48,11 @@ from clipflow.track.server import (
 
 __all__ = [
     "BENCHMARKS",
+    "CHALLENGER",
+    "CHAMPION",
     "NO_RUN",
+    "PREVIOUS",
+    "ROLLED_BACK",
     "Champion",
     "Finished",
     "Run",
@@ -63,6 +72,7 @@ __all__ = [
     "model_id",
     "once",
     "place",
+    "promote",
     "refusals",
     "registered",
     "reopen",

@@ -14,6 +14,10 @@ BENCHMARKS = "benchmarks_digest"
 """Version tag: what its metrics were measured on."""
 REPORT = ("manifest.json", "tables/samples.parquet")
 """Files of a report, as evaluate logs it, that tell each sample's values and what they were measured on."""
+ROLLED_BACK = "rolled_back"
+"""Version tag: why it is the champion no more."""
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+"""Aliases: the latest version, the best one, and the one that was the best before it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Champion:
 
 def champion_history(model: str, metric: str) -> Champion | None:
     """How the champion was trained, or None without such a model, alias or run."""
-    if not is_main_process() or (version := aliased(model, "champion")) is None:
+    if not is_main_process() or (version := aliased(model, CHAMPION)) is None:
         return None
     run = look_up(client().get_run, version.run_id)
     if run is None:
@@ -115,6 +119,16 @@ def aliased(model: str, alias: str) -> Any:
     found = look_up(client().get_registered_model, model)
     number = found.aliases.get(alias) if found else None
     return look_up(client().get_model_version, model, str(number)) if number else None
+
+
+def promote(version: Any) -> None:
+    """`@champion` to the version, and `@previous` to the one that it dethrones; nothing if it has it."""
+    held = aliased(version.name, CHAMPION)
+    if held and str(held.version) == str(version.version):
+        return
+    if held:  # first: if this is interrupted, who does it again still finds the champion
+        client().set_registered_model_alias(version.name, PREVIOUS, held.version)
+    client().set_registered_model_alias(version.name, CHAMPION, version.version)
 
 
 def aliases(version: Any) -> list[str]:

@@ -1,0 +1,54 @@
+"""Registered versions by the names that people give them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from clipflow import track
+from clipflow.errors import TrackingError, did_you_mean
+
+NAME = re.compile(r"(?:models:/)?(?P<model>[^@/:]+)(?:@(?P<alias>[\w.-]+)|/(?P<number>\d+))")
+
+
+def find(name: str) -> Any:
+    """The MLflow version that `MODEL@alias` or `MODEL/VERSION` names.
+
+    Raises TrackingError, naming what there is, if there is none.
+    """
+    found = NAME.fullmatch(name)
+    if not found:
+        raise TrackingError(
+            f"expected MODEL@alias or MODEL/VERSION, got '{name}'; such as m@champion"
+        )
+    model, alias, number = found["model"], found["alias"], found["number"]
+    known = model_named(model).aliases
+    if alias and alias not in known:
+        hint = did_you_mean(alias, known) if known else "it has none; run 'clipflow register'"
+        raise TrackingError(f"{model}@{alias}: MLflow at {track.place()} has no such alias; {hint}")
+    number = number or str(known[alias])
+    version = track.look_up(track.client().get_model_version, model, number)
+    if version is None:
+        raise TrackingError(
+            f"{model}/{number}: MLflow at {track.place()} has no such version (any more); aliases:"
+            f" {', '.join(f'@{a} is {n}' for a, n in sorted(known.items())) or 'none'}"
+        )
+    return version
+
+
+def model_named(model: str) -> Any:
+    """The registered MLflow model. Raises TrackingError, naming those there are, if there is none."""
+    track.connect()
+    found = track.look_up(track.client().get_registered_model, model)
+    if found:
+        return found
+    with track.refusals():
+        names = [other.name for other in track.client().search_registered_models()]
+    hint = did_you_mean(model, names) if names else "it has none; run 'clipflow register'"
+    raise TrackingError(f"{model}: MLflow at {track.place()} has no such model; {hint}")
+
+
+def title(version: Any) -> str:
+    """`clipflow version 3 @champion`, with the aliases as they are now."""
+    aliases = [f"@{alias}" for alias in track.aliases(version)]
+    return " ".join([version.name, "version", str(version.version), *aliases])
