@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +29,7 @@ def write(
     samples: Samples,
     state: State,
     lineage: dict[str, str],
+    data: dict[str, Any],
 ) -> None:
     """Fill the folder of a `checkpoint` artifact. `weights` are those of `towers.clip`, whole."""
     contiguous = {name: value.contiguous() for name, value in weights.items()}
@@ -51,7 +53,10 @@ def write(
         folder,
         checkpoint.SCHEMA,
         recipe=params.recipe.name,
+        recipe_source=params.recipe.source(),
         architecture=params.architecture,
+        num_parameters=sum(parameters.numel() for parameters in towers.parameters()),
+        data=data,
         params=params.model_dump(mode="json"),
         inputs={
             name: digest

@@ -15,7 +15,7 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError
 from clipflow.model.towers import Towers
-from clipflow.pretrain import export, processes, sharding
+from clipflow.pretrain import export, facts, processes, sharding
 from clipflow.pretrain.average import Average
 from clipflow.pretrain.loader import loader
 from clipflow.pretrain.optimiser import adamw
@@ -97,7 +97,10 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
             weights = sharding.whole_weights(towers.clip)
             if accelerator.is_main_process:
                 with manifest.complete_or_absent(checkpoint) as folder:
-                    export.write(folder, params, towers, weights, samples, state, lineage)
+                    export.write(
+                        folder, params, towers, weights, samples, state, lineage,
+                        facts.of_data(pairs, rewrites),
+                    )  # fmt: skip
                 mlflow_run.log_artifacts(checkpoint / checkpoint_artifact.CONFIG, "checkpoint")
         if accelerator.is_main_process:
             scratch.clear(checkpoint)

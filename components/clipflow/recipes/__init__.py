@@ -6,6 +6,9 @@ methods differ: what one pair becomes in the loader, and what is minimised.
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,12 @@ class Recipe(Choice):
 
     temperature_init: float = Field(gt=0)
     """Temperature of the first step; the logit scale starts at its inverse. CLIP uses 0.07."""
+
+    def source(self) -> str:
+        """The publication, as the docstring of the recipe's file cites it."""
+        text = inspect.getdoc(sys.modules[type(self).__module__]) or ""
+        cited = re.search(r"^Source: (.+?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+        return " ".join(cited[1].split()) if cited else "none"
 
     @abstractmethod
     def texts(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:

@@ -17,7 +17,7 @@ from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import manifest
 from clipflow.artifacts import registration as registrations
 from clipflow.artifacts import report as reports
-from clipflow.register import gate, logged_model
+from clipflow.register import card, gate, logged_model
 from clipflow.register.params import Params
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ def run(params: Params, *, checkpoint: Path, report: Path, registration: Path) -
         if why := version.tags.get(track.ROLLED_BACK):
             decision = gate.Decision(False, [f"It was rolled back: {why}"])
         aliases = _settle(params.model, version, rival, decision.accepted)
+        text = card.render(version, rival, decision, checkpoint=checkpoint, report=report)
+        card.publish(version, text)
 
     with manifest.complete_or_absent(registration) as folder:
         manifest.write_json(

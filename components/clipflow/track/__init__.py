@@ -11,10 +11,12 @@ On ranks other than 0 everything here does nothing.
     runs.py        writing to a run
     queries.py     what earlier runs and registered versions say
     download.py    registered models, brought here
+    files.py       what runs and models keep there
     provenance.py  the lineage key
 """
 
 from clipflow.track.download import checkpoint_of, download, is_version, model_id, version
+from clipflow.track.files import add_model_file, model_file, run_file
 from clipflow.track.provenance import lineage
 from clipflow.track.queries import (
     BENCHMARKS,
@@ -56,6 +58,7 @@ __all__ = [
     "Champion",
     "Finished",
     "Run",
+    "add_model_file",
     "aliased",
     "aliases",
     "champion_history",
@@ -70,6 +73,7 @@ __all__ = [
     "lineage",
     "look_up",
     "model_id",
+    "model_file",
     "once",
     "place",
     "promote",
@@ -77,6 +81,7 @@ __all__ = [
     "registered",
     "reopen",
     "report",
+    "run_file",
     "start",
     "uploading",
     "uri",

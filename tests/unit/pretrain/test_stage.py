@@ -53,8 +53,13 @@ def test_the_checkpoint_is_open_clips(
 ) -> None:
     out = tmp_path / "checkpoint"
     stage.run(stage_params("pretrain"), **data, checkpoint=out)
-    assert checkpoint.read(out)["recipe"] == "laclip"
+    facts = checkpoint.read(out)
+    assert facts["recipe"] == "laclip"
+    assert facts["recipe_source"].startswith("Fan et al. 2023")
+    assert facts["data"]["pairs"]["num_pairs"] == len(CAPTIONS)
+    assert facts["data"]["rewrites"]["accepted"] == {"test": len(CAPTIONS)}
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{out}")
+    assert facts["num_parameters"] == sum(p.numel() for p in model.parameters())
     tokens = open_clip.get_tokenizer(f"local-dir:{out}")(["a red car"])
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights(out)[name]), name

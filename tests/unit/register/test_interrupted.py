@@ -20,6 +20,8 @@ CALLS = [
     "finalize_logged_model",
     "create_model_version",
     "set_registered_model_alias",
+    "log_model_artifact",
+    "update_model_version",
 ]
 
 
