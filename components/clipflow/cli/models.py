@@ -10,8 +10,6 @@ from clipflow import log
 
 app = typer.Typer()
 
-Name = Annotated[str, typer.Argument(metavar="MODEL@alias|MODEL/VERSION", help="A version.")]
-
 
 @app.command()
 def rollback(
@@ -29,3 +27,29 @@ def rollback(
 
     log.setup("rollback")
     typer.echo(rollback.run(model, why))
+
+
+@app.command()
+def lineage(
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL@alias|MODEL/VERSION|FOLDER", help="Or a checkpoint.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="A list of findings.")] = False,
+) -> None:
+    """Follow a version back to its code, its run and its data. Exit status 1: a link is missing.
+
+    What is missing is said with what to do about it. In the repository's
+    folder, so that commits and artifacts/ can be looked at.
+
+    clipflow lineage clipflow@champion
+    """
+    from clipflow import findings
+    from clipflow.registry import lineage
+
+    found = []
+    for finding in lineage.follow(name):
+        found.append(finding)
+        if not as_json:
+            typer.echo(findings.line(finding))
+    typer.echo(findings.as_json(found) if as_json else findings.total(found))
+    raise typer.Exit(int(findings.has_problem(found)))

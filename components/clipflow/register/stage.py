@@ -19,6 +19,7 @@ from clipflow.artifacts import registration as registrations
 from clipflow.artifacts import report as reports
 from clipflow.register import card, gate, logged_model
 from clipflow.register.params import Params
+from clipflow.track import dvc_lock
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def _new(
         tags = {
             **{key: str(value) for key, value in lineage.items()},
             **digests,
+            **dvc_lock.tags(lineage | digests),
             "mlflow_run_id": run.id,
             "recipe": str(facts["recipe"]),
             "architecture": str(facts["architecture"]),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from clipflow import track
 from clipflow.errors import TrackingError, did_you_mean
@@ -46,6 +49,26 @@ def model_named(model: str) -> Any:
         names = [other.name for other in track.client().search_registered_models()]
     hint = did_you_mean(model, names) if names else "it has none; run 'clipflow register'"
     raise TrackingError(f"{model}: MLflow at {track.place()} has no such model; {hint}")
+
+
+def of_checkpoint(digest: str) -> list[Any]:
+    """Every registered MLflow version of the checkpoint, of any model, oldest first."""
+    with track.refusals():
+        found = track.client().search_model_versions(f"tags.checkpoint_digest = '{digest}'")
+    return sorted(found, key=lambda version: int(version.creation_timestamp))
+
+
+def checkpoint_file(version: Any, name: str, folder: Path) -> Path | None:
+    """A file of a version's checkpoint, or all of it for `.`, put into `folder`; None if it isn't there.
+
+    The checkpoint has the name in the model that its folder had where it was registered.
+    """
+    described = track.model_file(version.source, "MLmodel", folder)
+    if described is None:
+        return None
+    flavor = YAML(typ="safe", pure=True).load(described)["flavors"]["python_function"]
+    path = Path(flavor["artifacts"]["checkpoint"]["path"]) / name
+    return track.model_file(version.source, path.as_posix(), folder)
 
 
 def title(version: Any) -> str:

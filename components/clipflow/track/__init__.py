@@ -13,6 +13,8 @@ On ranks other than 0 everything here does nothing.
     download.py    registered models, brought here
     files.py       what runs and models keep there
     provenance.py  the lineage key
+    git.py dvc_lock.py
+                   where its links lead: commits, and DVC's hashes in them
 """
 
 from clipflow.track.download import checkpoint_of, download, is_version, model_id, version

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 from clipflow.artifacts import manifest
+from clipflow.track.git import git
 
 
 def lineage(inputs: dict[str, Path]) -> dict[str, str]:
@@ -22,15 +22,7 @@ def lineage(inputs: dict[str, Path]) -> dict[str, str]:
 
 def _git_sha() -> str:
     """The commit of the working directory; `-dirty` if anything but DVC's own lock file differs."""
-    head = _git("rev-parse", "HEAD")
+    head = git("rev-parse", "HEAD")
     if head is None:
         return "unknown"
-    return f"{head}-dirty" if _git("status", "--porcelain", "--", ":(exclude)dvc.lock") else head
-
-
-def _git(*args: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    return f"{head}-dirty" if git("status", "--porcelain", "--", ":(exclude)dvc.lock") else head
