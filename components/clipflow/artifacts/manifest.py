@@ -30,6 +30,7 @@ MADE_BY = {
     "clipflow.report/1": "clipflow evaluate",
     "clipflow.part_of_report/1": "clipflow evaluate --task",
     "clipflow.registration/1": "clipflow register",
+    "clipflow.export/1": "clipflow export",
 }
 
 

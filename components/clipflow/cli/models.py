@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,3 +54,28 @@ def lineage(
             typer.echo(findings.line(finding))
     typer.echo(findings.as_json(found) if as_json else findings.total(found))
     raise typer.Exit(int(findings.has_problem(found)))
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="MODEL@alias|MODEL/VERSION")],
+    out: Annotated[Path, typer.Option(help="A new folder, or an earlier export to replace.")],
+    license_name: Annotated[
+        str, typer.Option("--license", help="As the Hugging Face hub calls it: apache-2.0, ...")
+    ] = "unknown",
+    dataset: Annotated[
+        list[str] | None, typer.Option(metavar="ORG/NAME", help="Trained on; may be repeated.")
+    ] = None,
+) -> None:
+    """Write a version as a folder that open_clip loads, with its model card, ready for the hub.
+
+    clipflow export clipflow@champion --out model --license cc-by-4.0
+    hf upload ORG/NAME model
+
+    Then: open_clip.create_model_and_transforms("hf-hub:ORG/NAME")
+    """
+    from clipflow.registry import export
+
+    log.setup("export")
+    title = export.run(name, out, license_=license_name, datasets=dataset or ())
+    typer.echo(f"wrote {out}: {title}, license {license_name}")

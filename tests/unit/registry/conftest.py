@@ -26,6 +26,7 @@ def register(
         checkpoint, report = Path(f"checkpoint{seed}"), Path(f"report{seed}")
         if not checkpoint.exists():
             make_checkpoint(seed, run_id)
+        if not report.exists():
             make_report(report.name, mean=mean)
         run(PARAMS, checkpoint=checkpoint, report=report, registration=Path(f"registration{seed}"))
 
