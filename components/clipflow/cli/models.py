@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from clipflow import log
-
 app = typer.Typer()
 
 
@@ -26,7 +24,6 @@ def rollback(
     """
     from clipflow.registry import rollback
 
-    log.setup("rollback")
     typer.echo(rollback.run(model, why))
 
 
@@ -76,6 +73,5 @@ def export(
     """
     from clipflow.registry import export
 
-    log.setup("export")
     title = export.run(name, out, license_=license_name, datasets=dataset or ())
     typer.echo(f"wrote {out}: {title}, license {license_name}")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 from clipflow import track
 from clipflow.errors import TrackingError
 from clipflow.registry import versions
-
-logger = logging.getLogger(__name__)
 
 
 def run(model: str, why: str) -> str:
