@@ -20,14 +20,13 @@ from clipflow import store, track
 from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import manifest
 from clipflow.artifacts import report as reports
-from clipflow.track import reading
+from clipflow.track import files, reading, versions
 
 REPORT_FILES = ["report/manifest.json", "report/metrics.json", "report/tables", "report/plots"]
 MEASURED = re.compile(r"^(?!system/|train/|rewrite/|embeddings/)[^/]+/[^/]+/.+")
 """Metrics that say what a model can do, as fractions."""
 CURVES = {"train/loss": "Loss", "train/lr": "Learning rate"}
 LINEAGE = re.compile(r"^(git_sha|image_digest|.+_digest)$")
-ALIAS = re.compile(r"^([^@]+)@([^@]+)$")
 
 Points = list[tuple[int, float]]
 
@@ -71,8 +70,8 @@ def read(texts: Sequence[str], scratch: Path, *, experiment: str | None = None) 
     for text in texts:
         if store.is_url(text) or Path(text).is_dir():
             sides.append(of_report(store.at_hand(text), text))
-        elif match := ALIAS.match(text):
-            sides.append(of_run(reading.behind(*match.groups()), scratch, label=text))
+        elif versions.is_name(text):
+            sides.append(of_run(reading.behind(text), scratch, label=text))
         else:
             if everything is None:
                 track.connect()
@@ -84,7 +83,7 @@ def read(texts: Sequence[str], scratch: Path, *, experiment: str | None = None) 
 def of_run(run: Any, scratch: Path, *, label: str | None = None) -> Side:
     """A run of MLflow."""
     run_id = run.info.run_id
-    folder = reading.download(run_id, REPORT_FILES, scratch / run_id) / "report"
+    folder = files.run_files(run_id, REPORT_FILES, scratch / run_id) / "report"
     report = folder if (folder / manifest.MANIFEST).is_file() else None
     curves = {
         title: reading.history(run_id, name)
@@ -106,7 +105,7 @@ def benchmarks(run: Any) -> str | None:
     """The digest of what a run of MLflow was measured on; None if it has no report."""
     with tempfile.TemporaryDirectory() as scratch:
         path = "report/manifest.json"
-        folder = reading.download(run.info.run_id, [path], Path(scratch)) / "report"
+        folder = files.run_files(run.info.run_id, [path], Path(scratch)) / "report"
         return reports.benchmarks(folder) if (folder / manifest.MANIFEST).is_file() else None
 
 

@@ -20,7 +20,7 @@ from clipflow.evaluate.params import Params
 from clipflow.evaluate.results import Results
 from clipflow.evaluate.subject import Subject
 from clipflow.significance import Interval, Values
-from clipflow.track import Champion
+from clipflow.track import Champion, files
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,10 @@ class Beside:
         if found.benchmarks != measured_on:
             return cls(None, found)
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            known = track.report(found.run_id, folder)
+            folder = (
+                files.run_files(found.run_id, report_artifact.OF_SAMPLES, Path(name)) / "report"
+            )
+            known = (folder / manifest.MANIFEST).is_file()
             if known and report_artifact.benchmarks(folder) == measured_on:
                 return cls(found, None, report_artifact.samples(folder))
         return cls(found)

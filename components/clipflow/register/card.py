@@ -18,6 +18,7 @@ from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import report as reports
 from clipflow.params import flattened
 from clipflow.register.gate import Decision
+from clipflow.track import files
 
 FILE = "README.md"
 """Among the files of the model behind a version."""
@@ -72,7 +73,7 @@ def publish(version: Any, card: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / FILE
         file.write_text(card, encoding="utf-8")
-        track.add_model_file(version.source, file)
+        files.add_model_file(version.source, file)
     description = shortened(card)
     if version.description != description:
         track.client().update_model_version(version.name, version.version, description)

@@ -19,7 +19,7 @@ from clipflow.artifacts import registration as registrations
 from clipflow.artifacts import report as reports
 from clipflow.register import card, gate, logged_model
 from clipflow.register.params import Params
-from clipflow.track import dvc_lock
+from clipflow.track import dvc_lock, files
 
 logger = logging.getLogger(__name__)
 
@@ -159,9 +159,9 @@ def _samples(rival: Any) -> dict[str, Any]:
     if rival is None:
         return {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        known = track.report(rival.run_id, folder)
-        if known and manifest.digest(folder) == rival.tags.get("report_digest"):
+        folder = files.run_files(rival.run_id, reports.OF_SAMPLES, Path(name)) / "report"
+        is_there = (folder / manifest.MANIFEST).is_file()
+        if is_there and manifest.digest(folder) == rival.tags.get("report_digest"):
             return dict(reports.samples(folder))
     logger.warning(
         "version %s: its run has another report by now: metrics are compared by points alone",

@@ -12,8 +12,7 @@ from clipflow.artifacts import manifest
 from clipflow.errors import StoreError
 from clipflow.findings import Finding, ok, problem
 from clipflow.objects import Objects
-from clipflow.registry import versions
-from clipflow.track import dvc_lock
+from clipflow.track import dvc_lock, versions
 
 FOLDER = Path("artifacts")
 MADE_BY = {"pairs": "ingest", "benchmarks": "ingest", "rewrites": "rewrite", "report": "evaluate"}

@@ -19,11 +19,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from clipflow import track
 from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import manifest
 from clipflow.errors import ArtifactError, TrackingError
-from clipflow.registry import versions
+from clipflow.track import files, versions
 
 SCHEMA = "clipflow.export/1"
 WEIGHTS = "open_clip_model.safetensors"
@@ -49,7 +48,7 @@ def run(name: str, out: Path, *, license_: str = UNKNOWN, datasets: Sequence[str
     version = versions.find(name)
     with tempfile.TemporaryDirectory() as downloads:
         checkpoint = versions.checkpoint_file(version, ".", Path(downloads))
-        card = track.model_file(version.source, CARD, Path(downloads) / "card")
+        card = files.model_file(version.source, CARD, Path(downloads) / "card")
         if checkpoint is None or card is None:
             lacking = "checkpoint" if checkpoint is None else "model card"
             raise TrackingError(
@@ -62,14 +61,14 @@ def run(name: str, out: Path, *, license_: str = UNKNOWN, datasets: Sequence[str
         with manifest.complete_or_absent(out) as folder:
             _copy(checkpoint, folder)
             (folder / CARD).write_text(front + card.read_text(encoding="utf-8"), encoding="utf-8")
-            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            kept = sorted(file for file in folder.rglob("*") if file.is_file())
             manifest.write(
                 folder,
                 SCHEMA,
                 model=version.name,
                 version=str(version.version),
                 checkpoint=manifest.digest(checkpoint),
-                sha256={str(f.relative_to(folder)): manifest.file_digest(f) for f in files},
+                sha256={str(f.relative_to(folder)): manifest.file_digest(f) for f in kept},
             )
     return versions.title(version)
 

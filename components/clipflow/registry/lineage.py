@@ -18,8 +18,8 @@ from clipflow import track
 from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import manifest
 from clipflow.findings import Finding, ok, problem, unchecked
-from clipflow.registry import data, versions
-from clipflow.track import git
+from clipflow.registry import data
+from clipflow.track import files, git, versions
 
 NONE, UNKNOWN = "none", "unknown"
 DIRTY = "-dirty"
@@ -107,7 +107,7 @@ def _report(tags: dict[str, str]) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         known = run_id != NONE and track.look_up(track.client().get_run, run_id)
         path = f"report/{manifest.MANIFEST}"
-        file = track.run_file(run_id, path, Path(folder)) if known else None
+        file = files.run_file(run_id, path, Path(folder)) if known else None
         logged = manifest.digest(file.parent) if file else None
     if logged == digest:
         return ok("report", f"{digest}, report/report.html of MLflow run {run_id}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipflow import track
 from clipflow.errors import TrackingError
-from clipflow.registry import versions
+from clipflow.track import versions
 
 
 def run(model: str, why: str) -> str:

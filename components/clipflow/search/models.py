@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from clipflow import store, track
 from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import lock, manifest
-from clipflow.errors import ArtifactError
+from clipflow.errors import ArtifactError, TrackingError
 from clipflow.model import pretrained
 from clipflow.model.pretrained import Pretrained
+from clipflow.track import versions
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ def load(name: str, weights: str | None, *, batch_size: int, option: str) -> Mod
     is_prefixed = name.startswith((pretrained.HUB, pretrained.TRANSFORMERS))
     if store.is_url(name):
         folder = str(store.at_hand(name))
-    elif not is_prefixed and not Path(name).exists() and track.is_version(name):
-        version = track.version(name)
+    elif not is_prefixed and not Path(name).exists() and versions.is_name(name):
+        version = versions.find(name)
         known.append(f"version {version.version}")
         folder = str(_downloaded(version))
     clip = pretrained.load(folder, weights, batch_size=batch_size, precision="auto", option=option)
@@ -48,15 +50,20 @@ def load(name: str, weights: str | None, *, batch_size: int, option: str) -> Mod
     return Model(name, ", ".join(known), clip)
 
 
-def _downloaded(version: object) -> Path:
-    folder = store.scratch() / "models" / track.model_id(version)
+def _downloaded(version: Any) -> Path:
+    folder: Path = store.scratch() / "models" / version.source.removeprefix("models:/")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock.held(folder.with_name(f"{folder.name}.lock"), wait=True):
         if not folder.is_dir():
             with manifest.complete_or_absent(folder) as partial:
-                track.download(version, partial)
-                track.checkpoint_of(partial)
-    return track.checkpoint_of(folder)
+                found = versions.checkpoint_file(version, ".", partial)
+                if found is None:
+                    raise TrackingError(
+                        f"{version.name}/{version.version}: MLflow at {track.place()} has this version, but"
+                        " not its files; pass another, or its checkpoint's folder"
+                    )
+                found.rename(partial / "checkpoint")
+    return folder / "checkpoint"
 
 
 def _facts(folder: Path) -> list[str]:

@@ -10,15 +10,14 @@ On ranks other than 0 everything here does nothing.
     server.py      where MLflow is, how long a call may take, what an error says
     runs.py        writing to a run
     queries.py     what earlier runs and registered versions say
-    download.py    registered models, brought here
+    reading.py     runs by id, name or version, and their curves
+    versions.py    registered versions by name, and their checkpoints
     files.py       what runs and models keep there
     provenance.py  the lineage key
     git.py dvc_lock.py
                    where its links lead: commits, and DVC's hashes in them
 """
 
-from clipflow.track.download import checkpoint_of, download, is_version, model_id, version
-from clipflow.track.files import add_model_file, model_file, run_file
 from clipflow.track.provenance import lineage
 from clipflow.track.queries import (
     BENCHMARKS,
@@ -35,7 +34,6 @@ from clipflow.track.queries import (
     finished_runs,
     promote,
     registered,
-    report,
 )
 from clipflow.track.runs import NO_RUN, Run, reopen, start
 from clipflow.track.server import (
@@ -60,32 +58,23 @@ __all__ = [
     "Champion",
     "Finished",
     "Run",
-    "add_model_file",
     "aliased",
     "aliases",
     "champion_history",
-    "checkpoint_of",
     "client",
     "connect",
-    "download",
     "end_of_pipeline",
     "environment",
     "finished_runs",
-    "is_version",
     "lineage",
     "look_up",
-    "model_id",
-    "model_file",
     "once",
     "place",
     "promote",
     "refusals",
     "registered",
     "reopen",
-    "report",
-    "run_file",
     "start",
     "uploading",
     "uri",
-    "version",
 ]

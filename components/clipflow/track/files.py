@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +31,19 @@ def run_file(run_id: str, path: str, folder: Path) -> Path | None:
         if not _is_among(path, client().list_artifacts(run_id, _parent(path))):
             return None
         return Path(client().download_artifacts(run_id, path, str(folder)))
+
+
+def run_files(run_id: str, paths: Sequence[str], folder: Path) -> Path:
+    """Bring those of a run's files and folders that there are into `folder`, by the same paths."""
+    for path in (one for one in paths if not (folder / one).exists()):
+        parent = folder / (_parent(path) or ".")
+        parent.mkdir(parents=True, exist_ok=True)
+        found = run_file(run_id, path, parent)
+        if (
+            found and found != folder / path
+        ):  # some stores leave the parents out, others make them again
+            found.replace(folder / path)
+    return folder
 
 
 def add_model_file(source: str, file: Path) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clipflow.log import is_main_process
 from clipflow.track.runs import experiment_name
-from clipflow.track.server import client, environment, look_up, refusals
+from clipflow.track.server import client, look_up, refusals
 
 BENCHMARKS = "benchmarks_digest"
 """Version tag: what its metrics were measured on."""
-REPORT = ("manifest.json", "tables/samples.parquet")
-"""Files of a report, as evaluate logs it, that tell each sample's values and what they were measured on."""
 ROLLED_BACK = "rolled_back"
 """Version tag: why it is the champion no more."""
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
@@ -52,21 +49,6 @@ def champion_history(model: str, metric: str) -> Champion | None:
         metrics={k: v for k, v in run.data.metrics.items() if not k.startswith("system/")},
         run_id=version.run_id,
     )
-
-
-def report(run_id: str, into: Path) -> bool:
-    """Put what a run's report says of its samples into a folder; whether the run has such a report."""
-    with refusals(), environment(MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false"):
-        for name in REPORT:
-            path = f"report/{name}"
-            there = client().list_artifacts(run_id, path.rpartition("/")[0])
-            if path not in {file.path for file in there}:
-                return False
-            target = into / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            found = client().download_artifacts(run_id, path, str(target.parent))
-            Path(found).replace(target)
-    return True
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
-"""Reading runs back: by id, prefix, name or alias; their curves and the files of their reports."""
+"""Reading runs back: by id, prefix, name or alias; and their curves."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from clipflow.errors import TrackingError, did_you_mean
-from clipflow.track.queries import aliased
+from clipflow.track import versions
 from clipflow.track.runs import experiment_name
 from clipflow.track.server import client, look_up, place, refusals
 
@@ -70,15 +69,15 @@ def find(text: str, among: list[Any]) -> Any:
     )
 
 
-def behind(model: str, alias: str) -> Any:
-    """The run behind a registered model's alias. Raises TrackingError without one."""
-    version = aliased(model, alias)
-    run = look_up(client().get_run, version.run_id) if version and version.run_id else None
+def behind(name: str) -> Any:
+    """The run behind MODEL@alias or MODEL/VERSION. Raises TrackingError without one."""
+    version = versions.find(name)
+    run = look_up(client().get_run, version.run_id) if version.run_id else None
     if run is None:
-        what = (
-            f"version {version.version} names no run that is there" if version else "no such alias"
+        raise TrackingError(
+            f"MLflow at {place()}: {name}: version {version.version} names no run that is there; see"
+            " 'make ui', Models"
         )
-        raise TrackingError(f"MLflow at {place()}: {model}@{alias}: {what}; see 'make ui', Models")
     return run
 
 
@@ -88,20 +87,6 @@ def history(run_id: str, metric: str) -> list[tuple[int, float]]:
         points = client().get_metric_history(run_id, metric)
     latest = {p.step: p.value for p in sorted(points, key=lambda p: (p.step, p.timestamp))}
     return sorted(latest.items())
-
-
-def download(run_id: str, paths: list[str], folder: Path) -> Path:
-    """Bring those of a run's artifacts that there are, and not here yet, into `folder`, same paths."""
-    with refusals():
-        for path in (one for one in paths if not (folder / one).exists()):
-            parent = path.rpartition("/")[0]
-            if path in {file.path for file in client().list_artifacts(run_id, parent or None)}:
-                folder.mkdir(parents=True, exist_ok=True)
-                found = Path(client().download_artifacts(run_id, path, str(folder)))
-                if found != folder / path:  # some stores leave the parents out
-                    (folder / path).parent.mkdir(exist_ok=True)
-                    found.replace(folder / path)
-    return folder
 
 
 def _is_id(text: str) -> bool:

@@ -11,6 +11,7 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts import report as reports
 from clipflow.register import card
 from clipflow.register.stage import run
+from clipflow.track import files
 from unit.register.test_stage import PARAMS
 
 DATA = {
@@ -34,7 +35,7 @@ def register(checkpoint: Path, report: Path) -> None:
 
 
 def written(folder: Path) -> str:
-    file = track.model_file(track.aliased("scenes", "challenger").source, card.FILE, folder)
+    file = files.model_file(track.aliased("scenes", "challenger").source, card.FILE, folder)
     assert file is not None
     return file.read_text()
 
