@@ -72,3 +72,19 @@ def test_errors_are_one_line_and_exit_two(tmp_path: Path, clipflow: Any) -> None
     (line,) = errors.splitlines()
     assert line.startswith("clipflow: ")
     assert "expected clipflow.pairs/1, no such folder; pass the output of 'clipflow ingest'" in line
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    """As where clipflow is installed without its extras."""
+    script = (
+        "import sys; sys.modules['faiss'] = None; from clipflow.cli import main;"
+        "main(['search', '--images', '.'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "clipflow: this command needs 'faiss', which isn't installed; install clipflow with its extras:"
+        " pip install 'clipflow[train,search]'"
+    )

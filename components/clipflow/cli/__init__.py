@@ -16,6 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+EXTRAS = "install clipflow with its extras: pip install 'clipflow[train,search]'"
 for area in (stages, running, compare, search, models, rewrites):
     app.add_typer(area.app)
 
@@ -26,6 +27,11 @@ def main(*args: Any) -> None:
         app(*args)
     except ClipflowError as error:
         sys.exit(_fail(str(error), 2))
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package == "clipflow":
+            raise
+        sys.exit(_fail(f"this command needs '{package}', which isn't installed; {EXTRAS}", 2))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; nothing half-written was left behind", 130))
 

@@ -19,6 +19,7 @@ from clipflow.evaluate import page, tables
 from clipflow.evaluate.params import Params
 from clipflow.evaluate.results import Results
 from clipflow.evaluate.subject import Subject
+from clipflow.params import flat
 from clipflow.significance import Interval, Values
 from clipflow.track import Champion, files
 
@@ -89,6 +90,8 @@ def write(
             sha256={str(path.relative_to(folder)): manifest.file_digest(path) for path in files},
         )
         with track.reopen(subject.run_id, name=subject.run_name) as mlflow_run:
+            settings = {f"evaluate.{name}": str(value) for name, value in flat(params).items()}
+            mlflow_run.tag({track.BENCHMARKS: measured_on, **settings})
             mlflow_run.log(metrics, subject.steps or 0)
             mlflow_run.log_artifacts(folder, "report")
     logger.info("beside it: %s", beside.describe(params.champion))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ LINEAGE = {
     "checkpoint_digest": "digest of the checkpoint",
     "report_digest": "digest of the report",
 }
+SHOWN = (
+    "*/mean/*",
+    "zero_shot/*/top1",
+    "linear_probe/*/top1",
+    "retrieval/*/recall_at_1",
+    "compositional/*",
+)
+"""Metrics of a card; the report has all."""
 
 
 def render(version: Any, rival: Any, decision: Decision, *, checkpoint: Path, report: Path) -> str:
@@ -60,12 +69,16 @@ def render(version: Any, rival: Any, decision: Decision, *, checkpoint: Path, re
         image_size=config.get("vision_cfg", {}).get("image_size"),
         context_length=config.get("text_cfg", {}).get("context_length"),
         samples_seen=params["steps"] * params["batch_size"] if "batch_size" in params else None,
-        metrics=dict(sorted(metrics.items())),
+        metrics={name: value for name, value in sorted(metrics.items()) if _is_shown(name)},
         intervals=reports.intervals(report),
         measured=_measured(metrics),
         lineage={title: tags[key] for key, title in LINEAGE.items() if key in tags},
         params=flattened(params),
     )
+
+
+def _is_shown(name: str) -> bool:
+    return name.split("/")[0] != "embeddings" and any(fnmatchcase(name, one) for one in SHOWN)
 
 
 def publish(version: Any, card: str) -> None:

@@ -122,6 +122,8 @@ def test_end_to_end_beside_a_champion(trained, tiny_benchmarks, params, tmp_path
     run_id = json.loads((trained / checkpoint.PROVENANCE).read_text())["mlflow_run_id"]
     run = mlflow.get_run(run_id)
     assert {k: run.data.metrics[k] for k in metrics} == pytest.approx(metrics)
+    assert run.data.tags[track.BENCHMARKS] == manifest.digest(tiny_benchmarks)
+    assert run.data.tags["evaluate.recall_at"] == "[1, 5]"
     assert any(f.path == "report/report.html" for f in mlflow.list_artifacts(run_id, "report"))
 
 
