@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from clipflow import track
@@ -98,15 +99,15 @@ def write(
     logger.info("wrote %s: %s", report, headline(metrics, intervals))
 
 
+HEADLINE = ("zero_shot/mean/top1", "linear_probe/mean/top1", "retrieval/mean/recall_at_*",
+            "compositional/mean/accuracy", "robustness/mean/top1")  # fmt: skip
+
+
 def headline(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
-    """The means over tasks, with their 95 % intervals."""
+    """The main means over tasks, with their 95 % intervals."""
     return ", ".join(
-        f"{name} {value:.3f}"
-        + (
-            f" ({intervals[name].low:.3f} to {intervals[name].high:.3f})"
-            if name in intervals
-            else ""
-        )
-        for name, value in sorted(metrics.items())
-        if "/mean/" in name
+        f"{name} {value:.3f} ({intervals[name].low:.3f} to {intervals[name].high:.3f})"
+        for pattern in HEADLINE
+        for name, value in metrics.items()
+        if fnmatchcase(name, pattern)
     )
