@@ -9,16 +9,13 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from clipflow.page import svg
+from clipflow.page.curves import Points, curves
 
 LABEL_PX, PLOT_PX, RIGHT_PX = 300, 560, 20
 LANE_PX = 15
 """Between the marks of two sides in one row."""
 STYLES = 6
 """Sides that look different; more begin again."""
-POINTS = 300
-"""Points drawn of a curve."""
-
-Points = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -147,44 +144,10 @@ def seeds(title: str, rows: Sequence[tuple[str, Sequence[float]]], *, unit: str)
     return svg.svg(left + width + 60, height + 40, title, parts)
 
 
-def curves(title: str, lines: Sequence[tuple[int, Points]]) -> Markup:
+def over_steps(title: str, lines: Sequence[tuple[int, Points]]) -> Markup:
     """The curves of several sides, by their numbers, over training steps."""
-    width, height, left, right, bottom = 460, 230, 62, 22, 24
-    drawn = [(number, _thinned(points)) for number, points in lines]
-    every = [point for _, points in drawn for point in points]
-    last = max(step for step, _ in every) or 1
-    ticks = MaxNLocator(5).tick_values(min(y for _, y in every), max(y for _, y in every))
-    low, high = float(ticks[0]), float(ticks[-1])
-
-    def x(step: float) -> float:
-        return round(left + (width - left - right) * step / last, 1)
-
-    def y(value: float) -> float:
-        return round(height - bottom - (height - bottom - 10) * (value - low) / (high - low), 1)
-
-    parts = []
-    for tick in ticks:
-        line = '<path class="grid" d="M{} {}H{}"/><text x="{}" y="{}" class="end">{:.3g}</text>'
-        parts.append(
-            Markup(line).format(
-                left, y(tick), width - right, left - 8, y(tick) + 4, float(tick) + 0.0
-            )
-        )
-    for step in MaxNLocator(4, integer=True).tick_values(0, last):
-        if 0 <= step <= last:
-            text = Markup('<text x="{}" y="{}" class="mid">{:,.0f}</text>')
-            parts.append(text.format(x(step), height - 6, float(step)))
-    for number, points in drawn:
-        path = " ".join(f"{x(step)},{y(value)}" for step, value in points)
-        parts.append(Markup('<polyline class="line {}" points="{}"/>').format(style(number), path))
-    return svg.svg(width, height, f"{title} over training steps", parts)
-
-
-def _thinned(points: Points) -> list[tuple[float, float]]:
-    """At most POINTS points, each the mean of its neighbours."""
-    size = -(-len(points) // POINTS)
-    parts = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
+    styled = [(f"line {style(number)}", points) for number, points in lines]
+    return curves(title, styled, size_px=(460, 230), num_ticks=5)
 
 
 def _short(name: str, limit: int = 38) -> str:

@@ -146,4 +146,4 @@ def _curves(found: Sequence[Side]) -> dict[str, Any]:
         title: [(n, side.curves[title]) for n, side in enumerate(found) if side.curves.get(title)]
         for title in CURVES.values()
     }
-    return {title: charts.curves(title, lines) for title, lines in by_title.items() if lines}
+    return {title: charts.over_steps(title, lines) for title, lines in by_title.items() if lines}

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
 from clipflow.evaluate.metrics import Indices
 from clipflow.page import svg
+from clipflow.page.curves import Points, curves
 from clipflow.significance import Interval
-
-Points = Sequence[tuple[int, float]]
 
 LABEL_PX = 230
 PLOT_PX = 640
@@ -89,36 +87,8 @@ def _at(fraction: float) -> float:
 
 def curve(name: str, ours: Points, theirs: Points = ()) -> Markup:
     """`ours` as a solid line over steps, `theirs` dashed behind it."""
-    width, height, left, right, bottom = 440, 200, 62, 22, 24
-    both = [*ours, *theirs]
-    last = max(step for step, _ in both) or 1
-    ticks = MaxNLocator(4).tick_values(min(y for _, y in both), max(y for _, y in both))
-    low, high = float(ticks[0]), float(ticks[-1])
-
-    def x(step: float) -> float:
-        return round(left + (width - left - right) * step / last, 1)
-
-    def y(value: float) -> float:
-        return round(height - bottom - (height - bottom - 10) * (value - low) / (high - low), 1)
-
-    parts = []
-    for tick in ticks:
-        line = '<path class="grid" d="M{} {}H{}"/><text x="{}" y="{}" class="end">{:.3g}</text>'
-        parts.append(
-            Markup(line).format(
-                left, y(tick), width - right, left - 8, y(tick) + 4, float(tick) + 0.0
-            )
-        )
-    for step in MaxNLocator(4, integer=True).tick_values(0, last):
-        if 0 <= step <= last:
-            text = Markup('<text x="{}" y="{}" class="mid">{:,.0f}</text>')
-            parts.append(text.format(x(step), height - 6, float(step)))
-    for points, kind in ((theirs, "theirs"), (ours, "ours")):
-        if not points:
-            continue
-        path = " ".join(f"{x(step)},{y(value)}" for step, value in points)
-        parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, path))
-    return svg.svg(width, height, f"{name} over training steps", parts)
+    lines = [("theirs", theirs), ("ours", ours)]
+    return curves(name, lines, size_px=(440, 200), num_ticks=4)
 
 
 def few_shot(name: str, draws: Mapping[str, Sequence[float]], zero_shot: float) -> Markup:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html"
 EXTREMES = 6
 """Classes listed at either end of a per-class table."""
-POINTS = 300
-"""Points drawn of a training curve; each is the mean of its neighbours."""
 LEGEND = {
     "chance": "chance",
     "canonical": "first prompt alone",
@@ -130,13 +128,8 @@ def _curves(path: Path | None, champion: Champion | None) -> dict[str, Markup]:
         ours = [(step, value) for step, value in points if value is not None and isfinite(value)]
         theirs = champion.history if champion and column == "loss" else []
         if ours:
-            curves[title] = charts.curve(title, _thinned(ours), _thinned(theirs))
+            curves[title] = charts.curve(title, ours, theirs)
     return curves
-
-
-def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    parts = np.array_split(np.array(points, dtype=float), min(POINTS, len(points)) or 1)
-    return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts if part.size]
 
 
 def _confusion(result: Classification) -> dict[str, Any]:
