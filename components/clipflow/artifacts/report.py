@@ -32,8 +32,8 @@ PLOTS = "plots"
 """What `dvc plots` draws: `confusion/<task>.csv`, `training.csv`."""
 SAMPLES = "samples.parquet"
 """Columns `metric` (dictionary of names) and `value` (float32), in the order of the samples."""
-OF_SAMPLES = (f"report/{manifest.MANIFEST}", f"report/{TABLES}/{SAMPLES}")
-"""Where a run that a report was logged to has each sample's values and what they were measured on."""
+OF_SAMPLES = (f"{TABLES}/{SAMPLES}",)
+"""What `samples` reads of a report."""
 
 
 def benchmarks(folder: Path) -> str:

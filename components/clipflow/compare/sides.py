@@ -22,7 +22,7 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts import report as reports
 from clipflow.track import files, reading, versions
 
-REPORT_FILES = ["report/manifest.json", "report/metrics.json", "report/tables", "report/plots"]
+REPORT_FILES = (reports.METRICS, reports.TABLES, reports.PLOTS)
 MEASURED = re.compile(r"^(?!system/|train/|rewrite/|embeddings/)[^/]+/[^/]+/.+")
 """Metrics that say what a model can do, as fractions."""
 CURVES = {"train/loss": "Loss", "train/lr": "Learning rate"}
@@ -83,8 +83,7 @@ def read(texts: Sequence[str], scratch: Path, *, experiment: str | None = None) 
 def of_run(run: Any, scratch: Path, *, label: str | None = None) -> Side:
     """A run of MLflow."""
     run_id = run.info.run_id
-    folder = files.run_files(run_id, REPORT_FILES, scratch / run_id) / "report"
-    report = folder if (folder / manifest.MANIFEST).is_file() else None
+    report = files.report(run_id, REPORT_FILES, scratch / run_id)
     curves = {
         title: reading.history(run_id, name)
         for name, title in CURVES.items()
@@ -104,9 +103,8 @@ def of_run(run: Any, scratch: Path, *, label: str | None = None) -> Side:
 def benchmarks(run: Any) -> str | None:
     """The digest of what a run of MLflow was measured on; None if it has no report."""
     with tempfile.TemporaryDirectory() as scratch:
-        path = "report/manifest.json"
-        folder = files.run_files(run.info.run_id, [path], Path(scratch)) / "report"
-        return reports.benchmarks(folder) if (folder / manifest.MANIFEST).is_file() else None
+        folder = files.report(run.info.run_id, [], Path(scratch))
+        return reports.benchmarks(folder) if folder else None
 
 
 def of_report(folder: Path, label: str) -> Side:

@@ -22,7 +22,8 @@ from clipflow.evaluate.results import Results
 from clipflow.evaluate.subject import Subject
 from clipflow.params import flat
 from clipflow.significance import Interval, Values
-from clipflow.track import Champion, files
+from clipflow.track import Champion
+from clipflow.track import files as track_files
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +47,8 @@ class Beside:
         if found.benchmarks != measured_on:
             return cls(None, found)
         with tempfile.TemporaryDirectory() as name:
-            folder = (
-                files.run_files(found.run_id, report_artifact.OF_SAMPLES, Path(name)) / "report"
-            )
-            known = (folder / manifest.MANIFEST).is_file()
-            if known and report_artifact.benchmarks(folder) == measured_on:
+            folder = track_files.report(found.run_id, report_artifact.OF_SAMPLES, Path(name))
+            if folder and report_artifact.benchmarks(folder) == measured_on:
                 return cls(found, None, report_artifact.samples(folder))
         return cls(found)
 
@@ -94,7 +92,7 @@ def write(
             settings = {f"evaluate.{name}": str(value) for name, value in flat(params).items()}
             mlflow_run.tag({track.BENCHMARKS: measured_on, **settings})
             mlflow_run.log(metrics, subject.steps or 0)
-            mlflow_run.log_artifacts(folder, "report")
+            mlflow_run.log_artifacts(folder, track_files.REPORT)
     logger.info("beside it: %s", beside.describe(params.champion))
     logger.info("wrote %s: %s", report, headline(metrics, intervals))
 

@@ -86,7 +86,7 @@ def publish(version: Any, card: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / FILE
         file.write_text(card, encoding="utf-8")
-        files.add_model_file(version.source, file)
+        files.add_model_file(version, file)
     description = shortened(card)
     if version.description != description:
         track.client().update_model_version(version.name, version.version, description)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from clipflow import track
 from clipflow.artifacts import checkpoint as checkpoints
+from clipflow.track import files
 
 SERVING = Path(__file__).with_name("serving.py")
 OURS = ("mlflow", "pandas")
@@ -64,8 +65,7 @@ def log(
 
 def metrics(version: Any) -> dict[str, float]:
     """The metrics of the model behind a registered version; none if it is no model of ours."""
-    model_id = version.source.removeprefix("models:/")  # its `model_id` is not stored everywhere
-    model = track.look_up(track.client().get_logged_model, model_id)
+    model = track.look_up(track.client().get_logged_model, files.model_id(version))
     return {metric.key: metric.value for metric in model.metrics} if model else {}
 
 

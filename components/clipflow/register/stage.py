@@ -159,9 +159,8 @@ def _samples(rival: Any) -> dict[str, Any]:
     if rival is None:
         return {}
     with tempfile.TemporaryDirectory() as name:
-        folder = files.run_files(rival.run_id, reports.OF_SAMPLES, Path(name)) / "report"
-        is_there = (folder / manifest.MANIFEST).is_file()
-        if is_there and manifest.digest(folder) == rival.tags.get("report_digest"):
+        folder = files.report(rival.run_id, reports.OF_SAMPLES, Path(name))
+        if folder and manifest.digest(folder) == rival.tags.get("report_digest"):
             return dict(reports.samples(folder))
     logger.warning(
         "version %s: its run has another report by now: metrics are compared by points alone",

@@ -48,7 +48,7 @@ def run(name: str, out: Path, *, license_: str = UNKNOWN, datasets: Sequence[str
     version = versions.find(name)
     with tempfile.TemporaryDirectory() as downloads:
         checkpoint = versions.checkpoint_file(version, ".", Path(downloads))
-        card = files.model_file(version.source, CARD, Path(downloads) / "card")
+        card = files.model_file(version, CARD, Path(downloads) / "card")
         if checkpoint is None or card is None:
             lacking = "checkpoint" if checkpoint is None else "model card"
             raise TrackingError(

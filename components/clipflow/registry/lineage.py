@@ -106,9 +106,8 @@ def _report(tags: dict[str, str]) -> Finding:
         return ok("report", f"{digest}, in artifacts/report")
     with tempfile.TemporaryDirectory() as folder:
         known = run_id != NONE and track.look_up(track.client().get_run, run_id)
-        path = f"report/{manifest.MANIFEST}"
-        file = files.run_file(run_id, path, Path(folder)) if known else None
-        logged = manifest.digest(file.parent) if file else None
+        report = files.report(run_id, [], Path(folder)) if known else None
+        logged = manifest.digest(report) if report else None
     if logged == digest:
         return ok("report", f"{digest}, report/report.html of MLflow run {run_id}")
     return data.elsewhere("report", digest, tags)

@@ -12,7 +12,7 @@ from clipflow.artifacts import lock, manifest
 from clipflow.errors import ArtifactError, TrackingError
 from clipflow.model import pretrained
 from clipflow.model.pretrained import Pretrained
-from clipflow.track import versions
+from clipflow.track import files, versions
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def load(name: str, weights: str | None, *, batch_size: int, option: str) -> Mod
 
 
 def _downloaded(version: Any) -> Path:
-    folder: Path = store.scratch() / "models" / version.source.removeprefix("models:/")
+    folder: Path = store.scratch() / "models" / files.model_id(version)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock.held(folder.with_name(f"{folder.name}.lock"), wait=True):
         if not folder.is_dir():

@@ -6,17 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from clipflow.artifacts import manifest
 from clipflow.track.server import client, look_up, refusals, uploading, uri
 
+REPORT = "report"
+"""Where a run keeps the report on what it trained."""
 
-def model_file(source: str, path: str, folder: Path) -> Path | None:
-    """A file or folder of the MLflow model `models:/ID`, fetched into `folder`; None if it isn't there."""
-    model_id = source.removeprefix("models:/")
-    model = look_up(client().get_logged_model, model_id)
+
+def model_id(version: Any) -> str:
+    """The id of the MLflow model behind a registered version."""
+    return str(version.source.removeprefix("models:/"))  # its `model_id` is not stored everywhere
+
+
+def model_file(version: Any, path: str, folder: Path) -> Path | None:
+    """A file or folder of the model behind a version, fetched into `folder`; None if it isn't there."""
+    model = look_up(client().get_logged_model, model_id(version))
     if model is None:
         return None
     with refusals(), uploading():
-        beside = client().list_logged_model_artifacts(model_id, _parent(path))
+        beside = client().list_logged_model_artifacts(model_id(version), _parent(path))
         if not _is_among(path, beside):
             return None
         from mlflow.artifacts import download_artifacts
@@ -25,31 +33,33 @@ def model_file(source: str, path: str, folder: Path) -> Path | None:
         return Path(download_artifacts(place, dst_path=str(folder), tracking_uri=uri()))
 
 
-def run_file(run_id: str, path: str, folder: Path) -> Path | None:
-    """A file or folder of an MLflow run, fetched into `folder`; None if it isn't there."""
+def report(run_id: str, names: Sequence[str], folder: Path) -> Path | None:
+    """The report that a run keeps, fetched into `folder`: its manifest, and of `names` those that it has.
+
+    None if there is no report. A run measured anew has another one: the manifest tells.
+    """
+    found = folder / REPORT
+    for name in (manifest.MANIFEST, *names):
+        if not (found / name).exists():
+            _fetch(run_id, f"{REPORT}/{name}", found / name)
+    return found if (found / manifest.MANIFEST).is_file() else None
+
+
+def _fetch(run_id: str, path: str, target: Path) -> None:
+    """A file or folder of a run, if it is there."""
     with refusals(), uploading():
         if not _is_among(path, client().list_artifacts(run_id, _parent(path))):
-            return None
-        return Path(client().download_artifacts(run_id, path, str(folder)))
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found = Path(client().download_artifacts(run_id, path, str(target.parent)))
+    if found != target:  # some stores make the parents again
+        found.replace(target)
 
 
-def run_files(run_id: str, paths: Sequence[str], folder: Path) -> Path:
-    """Bring those of a run's files and folders that there are into `folder`, by the same paths."""
-    for path in (one for one in paths if not (folder / one).exists()):
-        parent = folder / (_parent(path) or ".")
-        parent.mkdir(parents=True, exist_ok=True)
-        found = run_file(run_id, path, parent)
-        if (
-            found and found != folder / path
-        ):  # some stores leave the parents out, others make them again
-            found.replace(folder / path)
-    return folder
-
-
-def add_model_file(source: str, file: Path) -> None:
-    """Put a file beside the others of the MLflow model `models:/ID`, in place of one of its name."""
+def add_model_file(version: Any, file: Path) -> None:
+    """Put a file beside the others of the model behind a version, in place of one of its name."""
     with uploading():
-        client().log_model_artifact(source.removeprefix("models:/"), str(file))
+        client().log_model_artifact(model_id(version), str(file))
 
 
 def _parent(path: str) -> str | None:

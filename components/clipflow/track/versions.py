@@ -70,14 +70,14 @@ def checkpoint_file(version: Any, name: str, folder: Path) -> Path | None:
 
     The checkpoint has the name in the model that its folder had where it was registered.
     """
-    described = files.model_file(version.source, "MLmodel", folder)
+    described = files.model_file(version, "MLmodel", folder)
     if described is None:
         return None
     flavor = YAML(typ="safe", pure=True).load(described)["flavors"]["python_function"]
     if "checkpoint" not in (flavor.get("artifacts") or {}):
         return None  # no model of ours
     path = Path(flavor["artifacts"]["checkpoint"]["path"]) / name
-    return files.model_file(version.source, path.as_posix(), folder)
+    return files.model_file(version, path.as_posix(), folder)
 
 
 def title(version: Any) -> str:

@@ -35,7 +35,7 @@ def register(checkpoint: Path, report: Path) -> None:
 
 
 def written(folder: Path) -> str:
-    file = files.model_file(track.aliased("scenes", "challenger").source, card.FILE, folder)
+    file = files.model_file(track.aliased("scenes", "challenger"), card.FILE, folder)
     assert file is not None
     return file.read_text()
 
