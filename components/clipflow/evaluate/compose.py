@@ -88,7 +88,7 @@ def write(
             benchmarks=measured_on,
             sha256={str(path.relative_to(folder)): manifest.file_digest(path) for path in files},
         )
-        with track.reopen(subject.run_id, name=subject.run_name) as mlflow_run:
+        with track.reopen(subject.run_id, name=subject.name) as mlflow_run:
             settings = {f"evaluate.{name}": str(value) for name, value in flat(params).items()}
             mlflow_run.tag({track.BENCHMARKS: measured_on, **settings})
             mlflow_run.log(metrics, subject.steps or 0)

@@ -83,7 +83,9 @@ def render(
         },
         dots=charts.dots(rows),
         few_shot={
-            c.task: charts.few_shot(c.task, c.few_shot, _mean(c, "zero_shot/{}/top1"))
+            c.task: charts.few_shot(
+                c.task, c.few_shot, compared.metrics[f"zero_shot/{c.task}/top1"]
+            )
             for c in results.classifications
             if c.few_shot
         },
@@ -100,10 +102,6 @@ def render(
         galleries={r.task: pictures.queries(r) for r in results.retrievals},
         examples=_examples(subject.file(checkpoint_artifact.EXAMPLES), count),
     )
-
-
-def _mean(result: Classification, name: str) -> float:
-    return float(result.samples[name.format(result.task)].mean())
 
 
 def _rows(zero_shot: Sequence[Line], retrieval: Sequence[Line], k: int) -> list[charts.Row]:

@@ -22,7 +22,7 @@ from clipflow.evaluate import (
     retrieval,
     suites,
     zero_shot,
-)  # fmt: skip
+)
 from clipflow.evaluate.compose import Beside
 from clipflow.evaluate.embed import Embedder, Wanted
 from clipflow.evaluate.metrics import Embeddings, Indices

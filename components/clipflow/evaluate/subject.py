@@ -51,11 +51,6 @@ class Subject:
         """`laclip on ViT-B-16`, or the model's name."""
         return f"{self.name} on {self.architecture}" if self.architecture else self.name
 
-    @property
-    def run_name(self) -> str:
-        """That of a run made for it where there is none."""
-        return self.name
-
     def file(self, name: str) -> Path | None:
         """A file of the checkpoint, where there is one."""
         path = self.folder / name if self.folder else None
