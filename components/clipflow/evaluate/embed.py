@@ -13,12 +13,11 @@ import io
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -34,11 +33,12 @@ from clipflow.artifacts.benchmarks import Task
 from clipflow.errors import ArtifactError
 from clipflow.evaluate.corruptions import Corruption, corrupted
 from clipflow.evaluate.metrics import Embeddings
+from clipflow.lookahead import ahead
 from clipflow.model.pretrained import Pretrained
 
 T = TypeVar("T")
-AHEAD = 2
-"""Batches that are decoded while one is embedded."""
+BATCHES_AHEAD = 3
+"""The batch that is embedded next, and two that are decoded meanwhile."""
 POLL_S = 0.2
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ class Embedder:
     model: Pretrained
     rank: int = 0
     num_ranks: int = 1
+    _digests: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Of the splits that were asked for, by task and split."""
 
     @classmethod
     def of(cls, model: Pretrained) -> Embedder:
@@ -133,10 +135,6 @@ class Embedder:
             self._digests[key] = task.digest(split)
         return self._digests[key]
 
-    @cached_property
-    def _digests(self) -> dict[tuple[str, str], str]:
-        return {}
-
     def _embedded(self, wanted: Wanted) -> tuple[Embeddings, list[bytes], list[int]]:
         """Vectors, notes and rows of this rank's samples."""
         task, split, corruption, severity = wanted
@@ -147,18 +145,17 @@ class Embedder:
             samples, total=total and -(-total // self.num_ranks), what=what, unit="image"
         )
         parts, notes, rows = [np.empty((0, 0), np.float32)], list[bytes](), list[int]()
+        size = self.model.batch_size
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            decoding = (
-                (batch, [pool.submit(self._pixels, wanted, n, image) for n, (image, _) in batch])
-                for batch in _batches(bar, self.model.batch_size)
-            )
-            for batch, pixels in _ahead(decoding, AHEAD):
-                parts.append(self.model.images([one.result() for one in pixels]).numpy())
-                notes += [note for _, (_, note) in batch]
-                rows += [n for n, _ in batch]
+            decoded = ahead(pool, partial(self._pixels, wanted), bar, BATCHES_AHEAD * size)
+            for batch in _batches(decoded, size):
+                parts.append(self.model.images([pixels for _, pixels in batch]).numpy())
+                notes += [note for (_, (_, note)), _ in batch]
+                rows += [row for (row, _), _ in batch]
         return np.concatenate(parts[1:] or parts), notes, rows
 
-    def _pixels(self, wanted: Wanted, number: int, data: bytes) -> Tensor:
+    def _pixels(self, wanted: Wanted, sample: tuple[int, tuple[bytes, bytes]]) -> Tensor:
+        number, (data, _) = sample
         try:
             image = Image.open(io.BytesIO(data)).convert("RGB")
             if wanted.corruption:
@@ -213,15 +210,3 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _ahead(
-    items: Iterable[tuple[T, list[Future[Tensor]]]], count: int
-) -> Iterator[tuple[T, list[Future[Tensor]]]]:
-    """The items in their order, begun `count` earlier."""
-    waiting: deque[tuple[T, list[Future[Tensor]]]] = deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting

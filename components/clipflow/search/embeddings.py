@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from clipflow import log, store
 from clipflow.artifacts import manifest
 from clipflow.errors import ArtifactError
+from clipflow.lookahead import ahead
 from clipflow.model.pretrained import Pretrained
 from clipflow.search.images import Images, UnreadableError, decode
 
@@ -146,11 +146,4 @@ def _decoded(
         except (UnreadableError, OSError) as error:
             return str(error)
 
-    waiting: deque[tuple[int, Future[Tensor | str]]] = deque()
-    for number in numbers:
-        waiting.append((number, pool.submit(pixels, number)))
-        if len(waiting) >= 2 * model.batch_size:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    for number, future in waiting:
-        yield number, future.result()
+    return ahead(pool, pixels, numbers, 2 * model.batch_size)
