@@ -87,7 +87,7 @@ def plan(
     ).train()
     for name in params.locked:
         towers.lock(name)
-    num_texts = len(params.recipe.texts("a caption", [], random.Random(0)))
+    num_texts = len(params.texts_of("a caption", [], random.Random(0)))
     flops, kept = _per_sample(copy.deepcopy(towers).to("meta"), num_texts, tokens_per_text)
     trained = sum(p.numel() for p in towers.parameters() if p.requires_grad)
     total = sum(p.numel() for p in towers.parameters())

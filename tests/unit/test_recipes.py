@@ -14,10 +14,11 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from clipflow import params
+from clipflow.errors import ParamsError
 from clipflow.model.texts import Texts
 from clipflow.model.towers import Towers
-from clipflow.recipes import CATALOGUE, Recipe
+from clipflow.pretrain.params import Params
+from clipflow.recipes import CATALOGUE, Recipe, shown
 from fakes.artifacts import ROOT, tokenized
 
 NAMES = CATALOGUE.names()
@@ -28,11 +29,15 @@ WORDS = [
 
 
 @pytest.fixture(params=NAMES)
-def recipe(request: pytest.FixtureRequest, values: dict[str, Any]) -> Recipe:
-    values["pretrain"]["recipe"] = request.param
-    chosen = params.parse(params.select(values, "pretrain"), "pretrain").recipe
-    assert isinstance(chosen, Recipe)
-    return chosen
+def chosen(request: pytest.FixtureRequest, stage_params: Any) -> Params:
+    section = stage_params("pretrain", recipe=request.param)
+    assert isinstance(section, Params)
+    return section
+
+
+@pytest.fixture
+def recipe(chosen: Params) -> Recipe:
+    return chosen.recipe
 
 
 @pytest.fixture
@@ -41,9 +46,9 @@ def towers() -> Towers:
     return Towers("clipflow-tiny", 0.07)
 
 
-def batch(recipe: Recipe, towers: Towers) -> tuple[torch.Tensor, Texts]:
+def batch(chosen: Params, towers: Towers) -> tuple[torch.Tensor, Texts]:
     rng = random.Random(0)
-    texts = [recipe.texts(f"a {w}", [f"the {w} here", f"{w} seen"], rng) for w in WORDS]
+    texts = [chosen.texts_of(f"a {w}", [f"the {w} here", f"{w} seen"], rng) for w in WORDS]
     return noise(len(WORDS)), tokenized(towers, texts)
 
 
@@ -59,15 +64,15 @@ def test_has_a_params_line_and_cites_its_source(recipe: Recipe) -> None:
     assert re.search(r"Source: .*\(arXiv:\d{4}\.\d{4,5}\)", text, re.DOTALL)
 
 
-def test_shows_the_same_number_of_texts_whatever_the_pair_has(recipe: Recipe) -> None:
+def test_shows_the_same_number_of_texts_whatever_the_pair_has(chosen: Params) -> None:
     rng = random.Random(0)
-    shown = [recipe.texts("a red car", REWRITES[:n], rng) for n in range(len(REWRITES) + 1)]
+    shown = [chosen.texts_of("a red car", REWRITES[:n], rng) for n in range(len(REWRITES) + 1)]
     assert len({len(texts) for texts in shown}) == 1
     assert all(text in ["a red car", *REWRITES] for texts in shown for text in texts)
 
 
-def test_loss_is_finite_and_reaches_both_towers(recipe: Recipe, towers: Towers) -> None:
-    losses = recipe.objective(towers)(*batch(recipe, towers))
+def test_loss_is_finite_and_reaches_both_towers(chosen: Params, towers: Towers) -> None:
+    losses = chosen.recipe.objective(towers)(*batch(chosen, towers))
     assert torch.isfinite(losses["loss"])
     losses["loss"].backward()
     for name, parameter in towers.named_parameters():
@@ -77,10 +82,10 @@ def test_loss_is_finite_and_reaches_both_towers(recipe: Recipe, towers: Towers) 
         assert any(p.grad.abs().max() > 0 for p in tower.parameters())
 
 
-def test_overfits_one_batch(recipe: Recipe, towers: Towers) -> None:
-    objective = recipe.objective(towers)
+def test_overfits_one_batch(chosen: Params, towers: Towers) -> None:
+    objective = chosen.recipe.objective(towers)
     optimiser = torch.optim.AdamW(objective.parameters(), lr=1e-3)
-    images, texts = batch(recipe, towers)
+    images, texts = batch(chosen, towers)
     losses = []
     for _ in range(40):
         loss = objective(images, texts)["loss"]
@@ -91,28 +96,66 @@ def test_overfits_one_batch(recipe: Recipe, towers: Towers) -> None:
     assert losses[-1] < 0.1 * losses[0]
 
 
-def test_laclip_draws_uniformly_and_keeps_no_one_word_text(values: dict[str, Any]) -> None:
+def test_laclip_draws_uniformly_and_keeps_no_one_word_text(stage_params: Any) -> None:
     """P(original) = P(each rewrite) = 1/5; "vehicle" gives way to the original, which has 2/5."""
-    laclip = CATALOGUE.load("laclip")(name="laclip", **values["recipes"]["laclip"])
+    laclip = stage_params("pretrain", recipe="laclip")
     rng = random.Random(0)
-    drawn = [laclip.texts("a red car", REWRITES, rng)[0] for _ in range(10_000)]  # type: ignore[attr-defined]
+    drawn = [laclip.texts_of("a red car", REWRITES, rng)[0] for _ in range(10_000)]
     assert "vehicle" not in drawn
     assert drawn.count("a red car") / 10_000 == pytest.approx(0.4, abs=0.02)
     for text in (REWRITES[0], REWRITES[1], REWRITES[3]):
         assert drawn.count(text) / 10_000 == pytest.approx(0.2, abs=0.02)
 
 
-def test_laclip_without_rewrites_is_clip(values: dict[str, Any], towers: Towers) -> None:
+def test_a_draw_is_one_call_of_the_random_numbers() -> None:
+    """What was drawn before text policies had names, so that runs go on as they began."""
+    ours, theirs = random.Random(3), random.Random(3)
+    for _ in range(50):
+        assert shown("drawn", "a red car", REWRITES[:2], ours) == [
+            theirs.choice(["a red car", *REWRITES[:2]])
+        ]
+    assert ours.getstate() == theirs.getstate()
+
+
+@pytest.mark.parametrize(("named", "texts"), [("laclip", "drawn"), ("laclip_mt", 3)])
+def test_any_recipe_takes_any_texts(stage_params: Any, named: str, texts: str | int) -> None:
+    """clip with LaCLIP's texts shows what LaCLIP shows, number by number."""
+    by_name = stage_params("pretrain", recipe=named)
+    by_policy = stage_params("pretrain", recipe="clip", texts=texts)
+    for seed in range(50):
+        one, other = (
+            section.texts_of("a red car", REWRITES, random.Random(seed))
+            for section in (by_name, by_policy)
+        )
+        assert one == other
+
+
+def test_a_number_shows_the_first_rewrites_and_fills_up_with_the_caption() -> None:
+    rng = random.Random(0)
+    assert shown(3, "a red car", REWRITES, rng) == ["a red car", *REWRITES[:2]]
+    assert shown(3, "a red car", REWRITES[:1], rng) == ["a red car", REWRITES[0], "a red car"]
+    assert shown(1, "a red car", REWRITES, rng) == ["a red car"]
+
+
+def test_texts_that_a_recipe_fixes_are_not_overridden(stage_params: Any) -> None:
+    assert stage_params("pretrain", recipe="laclip", texts="drawn").texts == "drawn"
+    with pytest.raises(ParamsError, match=r"pretrain\.texts: expected null, since recipe 'laclip'"):
+        stage_params("pretrain", recipe="laclip", texts="caption")
+    with pytest.raises(ParamsError, match=r"pretrain\.texts"):
+        stage_params("pretrain", recipe="clip", texts="rewrites")
+
+
+def test_laclip_without_rewrites_is_clip(stage_params: Any, towers: Towers) -> None:
     losses = []
     for name in ("clip", "laclip", "laclip_mt"):
-        recipe = CATALOGUE.load(name)(name=name, **values["recipes"][name])
-        texts = [recipe.texts(f"a {w}", [], random.Random(0)) for w in WORDS]  # type: ignore[attr-defined]
-        objective = recipe.objective(towers)  # type: ignore[attr-defined]
+        section = stage_params("pretrain", recipe=name)
+        texts = [section.texts_of(f"a {w}", [], random.Random(0)) for w in WORDS]
+        objective = section.recipe.objective(towers)
         losses.append(objective(noise(len(WORDS)), tokenized(towers, texts))["loss"])
     torch.testing.assert_close(losses[1], losses[0])
     torch.testing.assert_close(losses[2], losses[0])
 
 
-def test_clip_never_sees_a_rewrite(values: dict[str, Any]) -> None:
-    clip = CATALOGUE.load("clip")(name="clip", **values["recipes"]["clip"])
-    assert clip.texts("a red car", REWRITES, random.Random(0)) == ["a red car"]  # type: ignore[attr-defined]
+def test_clip_never_sees_a_rewrite(stage_params: Any) -> None:
+    clip = stage_params("pretrain", recipe="clip")
+    assert clip.texts_of("a red car", REWRITES, random.Random(0)) == ["a red car"]

@@ -90,7 +90,7 @@ class View(NamedTuple):
 
 
 class Views(Dataset[View]):
-    """What each pair becomes: a random crop of its image, and the texts that the recipe picks."""
+    """What each pair becomes: a random crop of its image, and the texts that it shows."""
 
     def __init__(self, samples: Samples, params: Params, size_px: int) -> None:
         self.samples, self.params, self.size_px = samples, params, size_px
@@ -104,7 +104,7 @@ class Views(Dataset[View]):
         for row in range(draw.row, draw.row + MAX_DAMAGED_IN_A_ROW):
             row %= len(self.samples)
             rng = random.Random(f"{self.params.seed}/{draw.epoch}/{row}")
-            texts = self.params.recipe.texts(*self.samples.texts(row), rng)
+            texts = self.params.texts_of(*self.samples.texts(row), rng)
             try:
                 image = cropped(
                     self.samples.image(row), self.size_px, self.params.crop_scale_min, rng

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from clipflow.catalogue import Section
-from clipflow.recipes import Recipe
+from clipflow.recipes import Recipe, TextPolicy, shown
 
 
 class Params(Section):
@@ -15,6 +16,9 @@ class Params(Section):
 
     recipe: SerializeAsAny[Recipe]
     """Which entry of `recipes:` to train by."""
+    texts: TextPolicy | None
+    """What a pair shows in a step: `caption`; `drawn`, one of caption and rewrites, drawn anew; a number K,
+    the caption and its first K - 1 rewrites. null: the recipe's own, else the caption."""
     architecture: str
     """Any open_clip architecture (`ViT-B-16`, ...) or one of `clipflow/model/architectures`."""
     initial_weights: str | None
@@ -76,3 +80,18 @@ class Params(Section):
     """Minutes after which a state is saved even if the steps are not done."""
     checkpoint_keep: int = Field(ge=1)
     """Newest states to keep; an older one serves when the newest is damaged."""
+
+    @field_validator("texts")
+    @classmethod
+    def _fit_the_recipe(cls, texts: TextPolicy | None, info: ValidationInfo) -> TextPolicy | None:
+        recipe = info.data.get("recipe")
+        if texts is not None and recipe and recipe.own_texts not in (None, texts):
+            raise ValueError(
+                f"expected null, since recipe '{recipe.name}' shows {recipe.own_texts!r} by definition; set"
+                " null, or choose a recipe that takes any texts, such as clip"
+            )
+        return texts
+
+    def texts_of(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:
+        """The texts that a pair shows in a step, by `texts` or the recipe."""
+        return shown(self.texts or self.recipe.own_texts or "caption", caption, rewrites, rng)

@@ -1,7 +1,8 @@
 """Recipes: pre-training methods. One file per method; the file's name is its name.
 
 A recipe's fields are its keys under `recipes:` in params.yaml. Its methods are the ways in which
-methods differ: what one pair becomes in the loader, and what is minimised.
+methods differ: what is minimised, and which texts a pair shows where that is part of the method. Every
+other recipe takes any of the text policies, by `pretrain.texts`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from clipflow.catalogue import Catalogue, Choice
+from clipflow.recipes._texts import TextPolicy, shown
 
 if TYPE_CHECKING:
-    import random
-
     from torch import nn
 
     from clipflow.model.towers import Towers
+
+__all__ = ["CATALOGUE", "Recipe", "TextPolicy", "shown"]
 
 
 class Recipe(Choice):
@@ -36,9 +38,10 @@ class Recipe(Choice):
         cited = re.search(r"^Source: (.+?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
         return " ".join(cited[1].split()) if cited else "none"
 
-    @abstractmethod
-    def texts(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:
-        """The texts that one pair shows in this step: always the same number, whatever the pair has."""
+    @property
+    def own_texts(self) -> TextPolicy | None:
+        """The text policy that is part of the method; None leaves it to `pretrain.texts`."""
+        return None
 
     @abstractmethod
     def objective(self, towers: Towers) -> nn.Module:

@@ -8,8 +8,6 @@ Source: Radford et al. 2021, *Learning Transferable Visual Models From Natural L
 
 from __future__ import annotations
 
-import random
-
 from torch import nn
 
 from clipflow.model.contrastive import Contrastive
@@ -18,11 +16,7 @@ from clipflow.recipes import Recipe
 
 
 class Clip(Recipe):
-    """The baseline: rewrites are ignored."""
-
-    def texts(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:
-        """The caption alone."""
-        return [caption]
+    """The baseline: rewrites are ignored unless `pretrain.texts` asks for them."""
 
     def objective(self, towers: Towers) -> nn.Module:
         """InfoNCE between images and texts."""

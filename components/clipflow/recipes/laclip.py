@@ -1,7 +1,7 @@
 """LaCLIP: each image against its caption or one of its rewrites, drawn anew in every step.
 
 The draw is uniform over the original and its M rewrites; a drawn text of fewer than two words gives
-way to the original. The loss is CLIP's.
+way to the original. The loss is CLIP's: this is `clip` with `pretrain.texts: drawn`, by its name.
 
 Source: Fan et al. 2023, *Improving CLIP Training with Language Rewrites* (arXiv:2305.20088),
 section 3.3, equation 3.
@@ -9,15 +9,13 @@ section 3.3, equation 3.
 
 from __future__ import annotations
 
-import random
-
-from clipflow.recipes import clip
+from clipflow.recipes import TextPolicy, clip
 
 
 class LaClip(clip.Clip):
     """CLIP with language rewrites as text augmentation."""
 
-    def texts(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:
-        """One text, drawn uniformly from the caption and its rewrites."""
-        text = rng.choice([caption, *rewrites])
-        return [text if len(text.split()) >= 2 else caption]
+    @property
+    def own_texts(self) -> TextPolicy:
+        """One text, drawn from the caption and its rewrites."""
+        return "drawn"

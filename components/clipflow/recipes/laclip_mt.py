@@ -1,6 +1,7 @@
 """LaCLIP-MT: each image against its caption and all of its rewrites in every step.
 
-InfoNCE per version of the text, with negatives of the same version, averaged over the versions.
+InfoNCE per version of the text, with negatives of the same version, averaged over the versions: `clip` with
+a number for `pretrain.texts`, by its name.
 
 Source: Fan et al. 2023, *Improving CLIP Training with Language Rewrites* (arXiv:2305.20088), the
 multi-text variant.
@@ -8,11 +9,9 @@ multi-text variant.
 
 from __future__ import annotations
 
-import random
-
 from pydantic import Field
 
-from clipflow.recipes import clip
+from clipflow.recipes import TextPolicy, clip
 
 
 class LaClipMt(clip.Clip):
@@ -21,7 +20,7 @@ class LaClipMt(clip.Clip):
     num_texts: int = Field(ge=1)
     """The caption and how many rewrites besides; a pair with fewer shows its caption again."""
 
-    def texts(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:
+    @property
+    def own_texts(self) -> TextPolicy:
         """The caption and its rewrites, always `num_texts` of them."""
-        versions = [caption, *rewrites][: self.num_texts]
-        return versions + [caption] * (self.num_texts - len(versions))
+        return self.num_texts
