@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipflow.errors import ParamsError, did_you_mean
-from clipflow.model.info_nce import TILE_ELEMENTS
 from clipflow.model.texts import Texts
+from clipflow.model.tiled import TILE_ELEMENTS
 from clipflow.model.towers import Towers
 from clipflow.pretrain.optimiser import adamw, clip_gradients
 from clipflow.pretrain.params import Params
@@ -83,7 +83,10 @@ def plan(
         )
     local = params.batch_size // devices
     towers = Towers(
-        params.architecture, params.recipe.temperature_init, patch_dropout=params.patch_dropout
+        params.architecture,
+        params.recipe.temperature_init,
+        logit_bias_init=params.recipe.logit_bias_init,
+        patch_dropout=params.patch_dropout,
     ).train()
     for name in params.locked:
         towers.lock(name)

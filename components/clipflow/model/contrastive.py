@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from clipflow.model.info_nce import info_nce
@@ -12,21 +12,34 @@ from clipflow.model.towers import Towers
 
 
 class Contrastive(nn.Module):
-    """Towers with InfoNCE between each image and each of its texts, averaged over the texts.
+    """Towers with a contrastive loss between each image and each of its texts, averaged over the texts.
 
-    With one text this is CLIP's loss; with all of them it is LaCLIP's multi-text loss, in which
-    negatives come from the same version of the text.
+    With one text InfoNCE is CLIP's loss; with all of them it is LaCLIP's multi-text loss, in which
+    negatives come from the same version of the text. `smoothing` and `decoupled` are `info_nce`'s; another
+    loss of pairs takes the place of `version_loss`.
     """
 
-    def __init__(self, towers: Towers) -> None:
+    def __init__(self, towers: Towers, *, smoothing: float = 0.0, decoupled: bool = False) -> None:
         super().__init__()
-        self.towers = towers
+        self.towers, self.smoothing, self.decoupled = towers, smoothing, decoupled
 
     def forward(
         self, images: UInt8[Tensor, "batch height width 3"], texts: Texts
     ) -> dict[str, Tensor]:
         """`loss`, to be minimised, and the `logit_scale` beside it."""
         image, text = self.towers.embed_images(images), self.towers.embed_texts(texts)
-        scale = self.towers.scale
-        losses = [info_nce(image, version, scale) for version in text.unbind(1)]
-        return {"loss": torch.stack(losses).mean(), "logit_scale": scale.detach()}
+        return {"loss": self.loss(image, text), "logit_scale": self.towers.scale.detach()}
+
+    def loss(
+        self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch texts dim"]
+    ) -> Float[Tensor, ""]:
+        """The loss of the embeddings: the mean over the versions of the text."""
+        return torch.stack([self.version_loss(image, one) for one in text.unbind(1)]).mean()
+
+    def version_loss(
+        self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, ""]:
+        """The loss of images and one version of their texts."""
+        return info_nce(
+            image, text, self.towers.scale, smoothing=self.smoothing, decoupled=self.decoupled
+        )

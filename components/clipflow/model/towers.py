@@ -41,11 +41,13 @@ class Towers(nn.Module):
         architecture: str,
         temperature_init: float,
         *,
+        logit_bias_init: float | None = None,
         patch_dropout: float = 0.0,
         chunk_size: int | None = None,
     ) -> None:
         """Random initial weights; `chunk_size` images or texts are embedded at once (null: all).
 
+        With a `logit_bias_init` a bias of the logits is learned from there on (SigLIP).
         Raises ParamsError for an architecture that can't be built here, or not with these choices.
         """
         super().__init__()
@@ -63,12 +65,14 @@ class Towers(nn.Module):
         try:
             with _quiet():
                 # The custom-text class keeps the text tower whole, with the same weights and outputs.
+                bias = {} if logit_bias_init is None else {"init_logit_bias": logit_bias_init}
                 self.clip = open_clip.create_model(
                     architecture,
                     force_custom_text=True,
                     force_patch_dropout=patch_dropout or None,
                     pretrained_text=False,
                     init_logit_scale=math.log(1 / temperature_init),
+                    **bias,
                 )
                 self.tokenizer = open_clip.get_tokenizer(architecture)
         except OSError as error:
@@ -88,7 +92,8 @@ class Towers(nn.Module):
                 f"pretrain.chunk_size: '{architecture}' has batch norm, whose statistics would be those of"
                 f" {chunk_size} samples instead of the batch; set it to null or choose another architecture"
             )
-        if self.clip.logit_bias is not None:
+        self.logit_bias_init = logit_bias_init
+        if self.clip.logit_bias is not None and logit_bias_init is None:
             self.clip.logit_bias.requires_grad_(False)  # InfoNCE is blind to it
         self.preprocess_cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(self.clip)
         self.pools_class_token = (
@@ -109,7 +114,20 @@ class Towers(nn.Module):
     def config(self) -> dict[str, Any]:
         """What `open_clip_config.json` holds: open_clip builds the same model from it."""
         model_cfg = {**open_clip.get_model_config(self.architecture), "custom_text": True}
+        if self.logit_bias_init is not None:
+            model_cfg["init_logit_bias"] = self.logit_bias_init
         return {"model_cfg": model_cfg, "preprocess_cfg": self.preprocess_cfg}
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Take the weights of a model of this architecture, trained with a bias of the logits or without.
+
+        A bias that they don't have stays what it is, and one that isn't learned here is left out.
+        """
+        bias = self.clip.logit_bias
+        others = {name: value for name, value in weights.items() if name != "logit_bias"}
+        if bias is not None:
+            others["logit_bias"] = weights.get("logit_bias", bias.detach())
+        self.clip.load_state_dict(others)
 
     def lock(self, tower: str) -> None:
         """Keep the `image` or the `text` tower as it is (LiT, Zhai et al. 2022, section 3)."""
@@ -181,6 +199,12 @@ class Towers(nn.Module):
         """What cosines are multiplied by: the inverse temperature."""
         scale: Tensor = self.clip.logit_scale.exp()
         return scale
+
+    @property
+    def bias(self) -> Float[Tensor, ""]:
+        """What is added to scaled cosines, for losses that need it."""
+        bias: Tensor = self.clip.logit_bias
+        return bias
 
     @torch.no_grad()
     def clamp_scale(self) -> None:

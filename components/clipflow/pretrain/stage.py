@@ -115,6 +115,7 @@ def build(params: Params) -> Towers:
     towers = Towers(
         params.architecture,
         params.recipe.temperature_init,
+        logit_bias_init=params.recipe.logit_bias_init,
         patch_dropout=params.patch_dropout,
         chunk_size=params.chunk_size,
     )
@@ -126,9 +127,7 @@ def build(params: Params) -> Towers:
                 f"pretrain.initial_weights: {folder} is a {made_with}, expected a {params.architecture};"
                 " choose another checkpoint or set pretrain.architecture"
             )
-        towers.clip.load_state_dict(
-            safetensors.torch.load_file(folder / checkpoint_artifact.WEIGHTS)
-        )
+        towers.load(safetensors.torch.load_file(folder / checkpoint_artifact.WEIGHTS))
     for name in params.locked:
         towers.lock(name)
     if params.compile:

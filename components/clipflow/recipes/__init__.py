@@ -43,6 +43,11 @@ class Recipe(Choice):
         """The text policy that is part of the method; None leaves it to `pretrain.texts`."""
         return None
 
+    @property
+    def logit_bias_init(self) -> float | None:
+        """Where a learned bias of the logits starts, if the objective has one."""
+        return None
+
     @abstractmethod
     def objective(self, towers: Towers) -> nn.Module:
         """Towers and loss in one module: `(images, texts) -> {"loss": scalar, ...}`.

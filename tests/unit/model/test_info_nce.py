@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipflow.model import info_nce as module
+from clipflow.model import tiled as module
 from clipflow.model.info_nce import info_nce
 
 

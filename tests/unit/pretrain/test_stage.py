@@ -23,10 +23,12 @@ from ruamel.yaml import YAML
 from clipflow.artifacts import checkpoint, rewrites
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError, ClipflowError, TrackingError
+from clipflow.model import pretrained
 from clipflow.model.contrastive import Contrastive
 from clipflow.model.texts import Texts
 from clipflow.model.towers import Towers
 from clipflow.pretrain import processes, stage
+from clipflow.recipes import CATALOGUE
 from fakes.artifacts import make_pairs, make_rewrites, tokenized
 
 CAPTIONS = {f"k{n:02d}": f"a caption of image {n}" for n in range(48)}
@@ -78,6 +80,32 @@ def test_the_checkpoint_is_open_clips(
     assert set(left) <= {"made", "lock"}  # all that is left: which checkpoint it became
 
 
+def test_a_learned_bias_is_in_the_checkpoint(
+    tmp_path: Path, data: dict[str, Path], stage_params: Any
+) -> None:
+    """open_clip and the evaluation read it, and the bias goes along where the next recipe learns one."""
+    siglip = weights_after(tmp_path, data, stage_params("pretrain", recipe="siglip"), "siglip")
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{siglip}")
+    bias = weights(siglip)["logit_bias"]
+    assert torch.equal(model.logit_bias, bias)
+    assert 0 < abs(bias + 10) < 0.1
+    tokens = open_clip.get_tokenizer(f"local-dir:{siglip}")(["a red car"])
+    with torch.no_grad():
+        expected = model.eval().encode_text(tokens, normalize=True)
+    torch.testing.assert_close(
+        pretrained.load(str(siglip), batch_size=8).texts(["a red car"]), expected
+    )
+
+    on = {"initial_weights": str(siglip)}
+    assert torch.equal(stage.build(stage_params("pretrain", recipe="siglip", **on)).bias, bias)
+    clip = stage.build(stage_params("pretrain", recipe="clip", **on)).clip
+    assert clip.logit_bias is None
+    assert torch.equal(clip.logit_scale, weights(siglip)["logit_scale"])
+    without = weights_after(tmp_path, data, stage_params("pretrain", recipe="clip"), "clip")
+    on = {"initial_weights": str(without)}
+    assert stage.build(stage_params("pretrain", recipe="siglip", **on)).bias.item() == -10.0
+
+
 def test_same_seed_same_weights(tmp_path: Path, data: dict[str, Path], stage_params: Any) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         stage.run(stage_params("pretrain", seed=seed), **data, checkpoint=tmp_path / name)
@@ -85,11 +113,16 @@ def test_same_seed_same_weights(tmp_path: Path, data: dict[str, Path], stage_par
     assert not equal(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.parametrize("recipe", CATALOGUE.names())
 def test_interrupted_anywhere_it_ends_the_same(
-    tmp_path: Path, data: dict[str, Path], stage_params: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    data: dict[str, Path],
+    stage_params: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: str,
 ) -> None:
     """An exception after step 3, the last state being of step 2: the weights come out bit-identical."""
-    params = stage_params("pretrain")
+    params = stage_params("pretrain", recipe=recipe)
     stage.run(params, **data, checkpoint=tmp_path / "straight")
     clamp = Towers.clamp_scale
     steps = 0

@@ -1,0 +1,70 @@
+"""Each loss on 1, 2 and 4 processes: values and gradients of the dense loss of the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from clipflow.model import tiled
+from clipflow.model.info_nce import info_nce
+from clipflow.model.sigmoid import sigmoid_loss
+from fakes import dense
+
+NUM = 24
+Loss = Callable[..., Tensor]
+LOSSES: dict[str, tuple[Loss, Loss, int]] = {
+    "info_nce": (info_nce, dense.info_nce, 1),
+    "smoothed": (partial(info_nce, smoothing=0.1), partial(dense.info_nce, smoothing=0.1), 1),
+    "decoupled": (partial(info_nce, decoupled=True), partial(dense.info_nce, decoupled=True), 1),
+    "sigmoid": (sigmoid_loss, dense.sigmoid, 2),
+}
+"""Ours, by its usual formula, and of how many scalars beside images and texts."""
+
+
+def whole(name: str) -> list[Tensor]:
+    """The loss and its gradients, from the whole matrix."""
+    _, loss, num_scalars = LOSSES[name]
+    values = dense.batch(NUM)[: 2 + num_scalars]
+    value = loss(*values)
+    return [value, *torch.autograd.grad(value, values)]
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    """One process: its rows' losses and gradients, averaged as DDP does, by several tiles."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    own = slice(rank * NUM // world, (rank + 1) * NUM // world)
+    results = {}
+    for name, (loss, _, num_scalars) in LOSSES.items():
+        for elements in (1, 5 * NUM, 2**22):
+            tiled.TILE_ELEMENTS = elements
+            images, texts, *scalars = dense.batch(NUM)[: 2 + num_scalars]
+            images, texts = (rows[own].detach().requires_grad_() for rows in (images, texts))
+            value = loss(images, texts, *scalars)
+            value.backward()
+            mean = [value.detach(), *(scalar.grad for scalar in scalars)]
+            for each in mean:
+                dist.all_reduce(each)
+                each /= world
+            parts = mean[0], images.grad / world, texts.grad / world, *mean[1:]
+            results[name, elements] = parts
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_equals_the_dense_loss_of_one_process(tmp_path: Path, world: int) -> None:
+    mp.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method="fork")
+    by_rank = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    for name, elements in by_rank[0]:
+        losses, images, texts, *scalars = zip(*(r[name, elements] for r in by_rank), strict=True)
+        ours = [losses[0], torch.cat(images), torch.cat(texts), *(each[0] for each in scalars)]
+        for value, expected in zip(ours, whole(name), strict=True):
+            torch.testing.assert_close(value, expected, atol=2e-6, rtol=1e-5, msg=name)

@@ -1,0 +1,38 @@
+"""The losses of pairs by their usual formulas, from the whole matrix of one process."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def batch(
+    num: int, dim: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Images, texts, a scale and a bias, all wanting gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    unit = [
+        functional.normalize(torch.randn(num, dim, generator=generator, dtype=dtype), dim=1)
+        for _ in range(2)
+    ]
+    scalars = torch.tensor(14.3, dtype=dtype), torch.tensor(-6.5, dtype=dtype)
+    return [value.requires_grad_() for value in (*unit, *scalars)]
+
+
+def info_nce(
+    images: Tensor, texts: Tensor, scale: Tensor, *, smoothing: float = 0.0, decoupled: bool = False
+) -> Tensor:
+    """Cross-entropy of smoothed targets; decoupled, without the diagonal in the denominators."""
+    logits, own = scale * images @ texts.T, torch.eye(len(images), dtype=torch.bool)
+    targets = (1 - smoothing) * own.to(logits) + smoothing / len(images)
+    denominators = logits.masked_fill(own, -torch.inf) if decoupled else logits
+    losses = [denominators.logsumexp(dim) - (targets * logits).sum(dim) for dim in (0, 1)]
+    return torch.stack(losses).mean()
+
+
+def sigmoid(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Minus the logarithm of the probability of each pair's label."""
+    labels = 2 * torch.eye(len(images), dtype=images.dtype) - 1
+    logits = scale * images @ texts.T + bias
+    return -functional.logsigmoid(labels * logits).sum() / len(images)
