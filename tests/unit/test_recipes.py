@@ -177,6 +177,23 @@ def test_laclip_without_rewrites_is_clip(stage_params: Any) -> None:
     torch.testing.assert_close(losses[2], losses[0])
 
 
+def test_align_without_smoothing_is_clip_bit_for_bit(values: dict[str, Any]) -> None:
+    towers = Towers("clipflow-tiny", 0.07)
+    texts = tokenized(towers, [[f"a {w}"] for w in WORDS])
+    results = []
+    for name, changes in (("clip", {}), ("align", {"smoothing": 0.0}), ("align", {})):
+        settings = values["recipes"][name] | changes
+        recipe = CATALOGUE.load(name)(name=name, **settings)
+        assert isinstance(recipe, Recipe)
+        towers.zero_grad()
+        loss = recipe.objective(towers)(noise(len(WORDS)), texts)["loss"]
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in towers.parameters())])
+    clip, unsmoothed, smoothed = results
+    assert all(map(torch.equal, unsmoothed, clip))
+    assert not torch.equal(smoothed[0], clip[0])
+
+
 def test_clip_never_sees_a_rewrite(stage_params: Any) -> None:
     clip = stage_params("pretrain", recipe="clip")
     assert clip.texts_of("a red car", REWRITES, random.Random(0)) == ["a red car"]

@@ -26,7 +26,7 @@ def info_nce(
     `decoupled` leaves the positive out of the denominators, which takes a batch of two or more.
 
     Source: CLIP (Radford et al. 2021), figure 3; LaCLIP, equations 1 and 2. Smoothed targets: ALIGN (Jia et
-    al. 2021, arXiv:2102.05918). Decoupled: DCL (Yeh et al. 2022, arXiv:2110.06848), equation 6.
+    al. 2021, arXiv:2102.05918). Decoupled: DCL (Yeh et al. 2022, arXiv:2110.06848), section 3.
     """
     return tiled(InfoNce(smoothing, decoupled), images, texts, scale)
 
@@ -44,30 +44,11 @@ class InfoNce(Rule):
     terms: ClassVar[int] = 2
 
     def value(self, matrix: Matrix) -> Float[Tensor, ""]:
-        """Logarithms of the denominators, less what the targets weigh."""
-        total = self.sums(matrix)
-        positive = (1 - self.smoothing) * matrix.positives()
-        loss = (self.row_sums + self.column_sums[matrix.own] - 2 * positive).mean() / 2
-        if self.smoothing:
-            loss -= self.smoothing * total / (len(matrix.images) * len(matrix.texts))
-        return loss
-
-    def sums(self, matrix: Matrix) -> Float[Tensor, ""]:
-        """Fill in the denominators; returned is the sum of all similarities, if they have any target."""
-        like = matrix.scale
-        num_rows, num_columns = len(matrix.images), len(matrix.texts)
-        self.row_sums, total = like.new_empty(num_rows), like.new_zeros(())
-        self.column_sums = like.new_full((num_columns,), -torch.inf)
-        for rows, tile in matrix.tiles():
-            if self.smoothing:
-                total += tile.sum()
-            if self.decoupled:
-                matrix.diagonal(tile, rows).fill_(-torch.inf)
-            self.row_sums[rows] = tile.logsumexp(1)
-            self.column_sums = torch.logaddexp(self.column_sums, tile.logsumexp(0))
-            del tile
-        self.column_sums = log_sum_exp_over_processes(self.column_sums)
-        return total
+        """Logarithms of the denominators, less the similarities that the targets weigh."""
+        self.row_sums, self.column_sums = log_denominators(matrix, decoupled=self.decoupled)
+        targeted = (1 - self.smoothing) * matrix.positives()
+        loss = (self.row_sums + self.column_sums[matrix.own] - 2 * targeted).mean() / 2
+        return loss - self.smoothing * matrix.mean() if self.smoothing else loss
 
     def gradient(self, matrix: Matrix, tile: Tensor, rows: slice) -> Float[Tensor, "rows all"]:
         """Softmax less target, over rows and over columns."""
@@ -80,3 +61,21 @@ class InfoNce(Rule):
         if self.smoothing:
             weights -= 2 * self.smoothing / len(matrix.texts)
         return weights
+
+
+def log_denominators(
+    matrix: Matrix, *, decoupled: bool
+) -> tuple[Float[Tensor, " local"], Float[Tensor, " all"]]:
+    """Logarithms of the sums of exponentials over each row, and over each column of all processes.
+
+    With or, if `decoupled`, without the element where row and column belong together.
+    """
+    row_sums = matrix.scale.new_empty(len(matrix.images))
+    column_sums = matrix.scale.new_full((len(matrix.texts),), -torch.inf)
+    for rows, tile in matrix.tiles():
+        if decoupled:
+            matrix.diagonal(tile, rows).fill_(-torch.inf)
+        row_sums[rows] = tile.logsumexp(1)
+        column_sums = torch.logaddexp(column_sums, tile.logsumexp(0))
+        del tile
+    return row_sums, log_sum_exp_over_processes(column_sums)

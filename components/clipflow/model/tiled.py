@@ -56,6 +56,11 @@ class Matrix:
         exact = self.scale.dtype
         return self.scale * (self.images.to(exact) * self.texts[self.own].to(exact)).sum(1)
 
+    def mean(self) -> Float[Tensor, ""]:
+        """The mean of all elements."""
+        exact = self.scale.dtype
+        return self.scale * (self.images.to(exact).mean(0) @ self.texts.to(exact).mean(0))
+
     def diagonal(self, tile: Float[Tensor, "rows all"], rows: slice) -> Float[Tensor, " rows"]:
         """A view of the tile's elements that belong together."""
         return tile.diagonal(self.first + rows.start)

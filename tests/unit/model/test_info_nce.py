@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,24 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipflow.model import tiled as module
 from clipflow.model.info_nce import info_nce
+from fakes import dense
 
 
 def rows(num: int, dim: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Images, texts and a scale, all wanting gradients."""
-    generator = torch.Generator().manual_seed(seed)
-    unit = [
-        functional.normalize(torch.randn(num, dim, generator=generator, dtype=dtype), dim=1)
-        for _ in range(2)
-    ]
-    return [value.requires_grad_() for value in (*unit, torch.tensor(14.3, dtype=dtype))]
-
-
-def dense(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """The loss with the whole matrix."""
-    logits, labels = scale * images @ texts.T, torch.arange(len(images))
-    return (
-        functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)
-    ) / 2
+    return dense.batch(num, dim, seed, dtype)[:3]
 
 
 def with_gradients(loss: Callable[..., Tensor], values: list[Tensor]) -> list[Tensor]:
@@ -59,14 +48,55 @@ def test_equals_the_dense_loss_whatever_the_tile(
     """Tiles of one row, of rows that don't divide the batch, of all: values and gradients."""
     monkeypatch.setattr(module, "TILE_ELEMENTS", elements)
     ours = with_gradients(info_nce, rows(16))
-    for peer in (dense, ClipLoss()):
+    for peer in (dense.info_nce, ClipLoss()):
         for value, expected in zip(ours, with_gradients(peer, rows(16)), strict=True):
             torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_gradients_are_the_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("elements", [1, 40, 2**22])
+@pytest.mark.parametrize("kind", [{"smoothing": 0.1}, {"decoupled": True}], ids=str)
+def test_its_relatives_equal_their_dense_losses(
+    monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any], elements: int
+) -> None:
+    monkeypatch.setattr(module, "TILE_ELEMENTS", elements)
+    ours = with_gradients(partial(info_nce, **kind), rows(16))
+    for value, expected in zip(
+        ours, with_gradients(partial(dense.info_nce, **kind), rows(16)), strict=True
+    ):
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [{}, {"smoothing": 0.1}, {"decoupled": True}], ids=str)
+def test_gradients_are_the_differences(
+    monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]
+) -> None:
     monkeypatch.setattr(module, "TILE_ELEMENTS", 15)
-    assert torch.autograd.gradcheck(info_nce, rows(5, dtype=torch.float64))
+    assert torch.autograd.gradcheck(partial(info_nce, **kind), rows(5, dtype=torch.float64))
+
+
+def test_smoothed_targets_are_those_of_cross_entropy() -> None:
+    images, texts, scale = rows(16)
+    logits, labels = scale * images @ texts.T, torch.arange(16)
+    expected = [
+        functional.cross_entropy(each, labels, label_smoothing=0.1) for each in (logits, logits.T)
+    ]
+    loss = info_nce(images, texts, scale, smoothing=0.1)
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
+def test_decoupled_the_pull_on_a_positive_does_not_depend_on_how_near_it_is() -> None:
+    """With the basis as texts, an image's coordinates are its similarities: dL/dpositive is -1/N."""
+    texts, scale = torch.eye(8), torch.tensor(20.0)
+    for nearness in (0.0, 1.0, 5.0):
+        images = functional.normalize(rows(8)[0].detach() + nearness * texts, dim=1)
+        images.requires_grad_()
+        pulls = {}
+        for decoupled in (True, False):
+            loss = info_nce(images, texts, scale, decoupled=decoupled)
+            pulls[decoupled] = torch.autograd.grad(loss, images)[0].diagonal() / scale
+        torch.testing.assert_close(pulls[True], torch.full((8,), -1 / 8))
+        if nearness == 5.0:
+            assert (pulls[False] > -1e-3 / 8).all()
 
 
 def test_symmetric_and_invariant_to_order() -> None:
@@ -81,7 +111,7 @@ def test_stable_at_the_largest_scale() -> None:
     images = rows(64)[0]
     values = [images, -images.detach().requires_grad_(), torch.tensor(100.0, requires_grad=True)]
     for value, expected in zip(
-        with_gradients(info_nce, values), with_gradients(dense, values), strict=True
+        with_gradients(info_nce, values), with_gradients(dense.info_nce, values), strict=True
     ):
         torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
 
@@ -125,5 +155,5 @@ def test_never_holds_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
         info_nce(*values).backward()
     assert seen.elements == 512 * 8
     with Largest() as seen:
-        dense(*values).backward()
+        dense.info_nce(*values).backward()
     assert seen.elements == 512 * 512
