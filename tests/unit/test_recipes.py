@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from clipflow.cli import app
 from clipflow.errors import ParamsError
 from clipflow.model.texts import Texts
 from clipflow.model.towers import Towers
@@ -63,6 +65,15 @@ def test_has_a_params_line_and_cites_its_source(recipe: Recipe) -> None:
     assert recipe.name in catalogue
     text = inspect.getdoc(inspect.getmodule(type(recipe))) or ""
     assert re.search(r"Source: .*\(arXiv:\d{4}\.\d{4,5}\)", text, re.DOTALL)
+
+
+def test_readme_lists_the_recipes_as_the_command_does() -> None:
+    shown = CliRunner().invoke(app, ["recipes"]).output
+    assert shown in (ROOT / "README.md").read_text()
+    rows = [line.split("|") for line in shown.splitlines()[2:]]
+    assert [row[1].strip(" `") for row in rows] == NAMES
+    assert all(cell.strip() for row in rows for cell in row[1:-1])
+    assert all(re.search(r"\d{4}, arXiv:\d{4}\.\d{4,5} *$", row[3]) for row in rows)
 
 
 def test_shows_the_same_number_of_texts_whatever_the_pair_has(chosen: Params) -> None:

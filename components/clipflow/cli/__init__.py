@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from clipflow.cli import compare, models, rewrites, running, search, stages
+from clipflow.cli import compare, models, recipes, rewrites, running, search, stages
 from clipflow.errors import ClipflowError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 EXTRAS = "install clipflow with its extras: pip install 'clipflow[train,search]'"
-for area in (stages, running, compare, search, models, rewrites):
+for area in (stages, running, recipes, compare, search, models, rewrites):
     app.add_typer(area.app)
 
 

@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,19 +23,22 @@ if TYPE_CHECKING:
 
     from clipflow.model.towers import Towers
 
-__all__ = ["CATALOGUE", "Recipe", "TextPolicy", "shown"]
+__all__ = ["CATALOGUE", "Recipe", "TextPolicy", "shown", "table"]
 
 
 class Recipe(Choice):
     """One pre-training method."""
 
+    status: ClassVar[Literal["mechanism-verified", "toy-gain", "paper-scale"]]
+    """How far it is shown to work: its mechanism, by tests; a gain over a named control with paired seeds
+    on the embedded data; a gain at the size of a paper."""
     temperature_init: float = Field(gt=0)
     """Temperature of the first step; the logit scale starts at its inverse. CLIP uses 0.07."""
 
-    def source(self) -> str:
+    @classmethod
+    def source(cls) -> str:
         """The publication, as the docstring of the recipe's file cites it."""
-        text = inspect.getdoc(sys.modules[type(self).__module__]) or ""
-        cited = re.search(r"^Source: (.+?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+        cited = re.search(r"^Source: (.+?)(?:\n\n|\Z)", _docstring(cls), re.DOTALL | re.MULTILINE)
         return " ".join(cited[1].split()) if cited else "none"
 
     @property
@@ -58,3 +61,25 @@ class Recipe(Choice):
 
 
 CATALOGUE = Catalogue(__name__)
+
+
+def table() -> str:
+    """Every recipe as a row of a Markdown table: name, what it is, source, status."""
+    rows = [("recipe", "what", "source", "status")]
+    for name in CATALOGUE.names():
+        recipe = CATALOGUE.load(name)
+        assert issubclass(recipe, Recipe)
+        what = _docstring(recipe).splitlines()[0].partition(": ")[2].removesuffix(".")
+        source = re.sub(r"^(.+? \d{4}),.*\((arXiv:[\d.]+)\).*", r"\1, \2", recipe.source())
+        rows.append((f"`{name}`", what, source, recipe.status))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2], "-" * widths[3]))
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |"
+        for row in rows
+    )
+
+
+def _docstring(recipe: type[Recipe]) -> str:
+    """That of the recipe's file."""
+    return inspect.getdoc(sys.modules[recipe.__module__]) or ""

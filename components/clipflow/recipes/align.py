@@ -1,4 +1,4 @@
-"""ALIGN: CLIP's loss with smoothed targets, for captions that are often not of their image.
+"""ALIGN: CLIP's loss with smoothed targets, for noisy captions.
 
 A share of each target, `smoothing`, is spread evenly over the whole batch: the cross-entropy of an image is
 minus (1 - smoothing) times the log probability of its own text, minus smoothing times the mean log
@@ -22,6 +22,8 @@ from clipflow.recipes import Recipe
 
 class Align(Recipe):
     """InfoNCE with label smoothing."""
+
+    status = "mechanism-verified"
 
     smoothing: float = Field(ge=0, lt=1)
     """Share of each target that is spread over the batch. ALIGN: 0.1."""

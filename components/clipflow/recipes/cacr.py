@@ -30,6 +30,8 @@ from clipflow.recipes import Recipe
 class Cacr(Recipe):
     """Attraction and repulsion by distance, without a softmax between positives and negatives."""
 
+    status = "mechanism-verified"
+
     attraction: float = Field(ge=0)
     """How much farther positives are weighted up, per squared distance: the paper's t+."""
     repulsion: float = Field(ge=0)

@@ -18,6 +18,8 @@ from clipflow.recipes import Recipe
 class Clip(Recipe):
     """The baseline: rewrites are ignored unless `pretrain.texts` asks for them."""
 
+    status = "mechanism-verified"
+
     def objective(self, towers: Towers) -> nn.Module:
         """InfoNCE between images and texts."""
         return Contrastive(towers)

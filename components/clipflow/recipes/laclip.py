@@ -15,6 +15,8 @@ from clipflow.recipes import TextPolicy, clip
 class LaClip(clip.Clip):
     """CLIP with language rewrites as text augmentation."""
 
+    status = "mechanism-verified"
+
     @property
     def own_texts(self) -> TextPolicy:
         """One text, drawn from the caption and its rewrites."""
