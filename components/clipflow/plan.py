@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipflow.errors import ParamsError, did_you_mean
+from clipflow.model.batch import Batch
 from clipflow.model.texts import Texts
 from clipflow.model.tiled import TILE_ELEMENTS
 from clipflow.model.towers import Towers
@@ -165,7 +166,7 @@ def _timed_step(
         times = []
         for _ in range(4):
             start = time.perf_counter()
-            objective(images, texts)["loss"].backward()
+            objective(Batch(images, texts))["loss"].backward()
             clip_gradients(objective, None)
             optimiser.step()
             optimiser.zero_grad()

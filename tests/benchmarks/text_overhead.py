@@ -69,8 +69,7 @@ def steps(recipe: str, samples: Samples, args: argparse.Namespace) -> Callable[[
 
     def step() -> float:
         start = time.perf_counter()
-        images, texts, *_ = next(batches)
-        objective(images, texts)["loss"].backward()
+        objective(next(batches))["loss"].backward()
         optimiser.step()
         optimiser.zero_grad()
         return time.perf_counter() - start

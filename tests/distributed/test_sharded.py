@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.fsdp import FSDPModule
 
+from clipflow.model.batch import Batch
 from clipflow.model.contrastive import Contrastive
 from clipflow.model.texts import Texts
 from clipflow.pretrain import stage
@@ -32,7 +33,7 @@ def work(rank: int, params: Params, folder: str) -> None:
     optimiser = adamw(objective, towers, params)
     tokens = torch.randint(1, 400, (4, 8))
     images = torch.randint(0, 255, (4, 224, 224, 3), dtype=torch.uint8)
-    objective(images, Texts([tokens], torch.arange(4)[:, None], 32))["loss"].backward()
+    objective(Batch(images, Texts([tokens], torch.arange(4)[:, None], 32)))["loss"].backward()
     optimiser.param_groups[0]["lr"] = 0.0
     optimiser.step()
     held = {

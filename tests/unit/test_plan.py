@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from clipflow import plan as module
 from clipflow.cli import app
 from clipflow.errors import ParamsError
+from clipflow.model.batch import Batch
 from clipflow.model.towers import Towers
 from clipflow.plan import plan
 from clipflow.pretrain.optimiser import adamw
@@ -88,7 +89,7 @@ def test_a_cpus_step_is_as_long_as_it_takes(stage_params: Any) -> None:
 
     def step() -> float:
         start = time.perf_counter()
-        objective(images, texts)["loss"].backward()
+        objective(Batch(images, texts))["loss"].backward()
         optimiser.step()
         optimiser.zero_grad()
         return time.perf_counter() - start

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from clipflow.cli import app
 from clipflow.errors import ParamsError
-from clipflow.model.texts import Texts
+from clipflow.model.batch import Batch
 from clipflow.model.towers import Towers
 from clipflow.pretrain import stage
 from clipflow.pretrain.params import Params
@@ -49,10 +49,10 @@ def towers(chosen: Params) -> Towers:
     return stage.build(chosen)
 
 
-def batch(chosen: Params, towers: Towers) -> tuple[torch.Tensor, Texts]:
+def batch(chosen: Params, towers: Towers) -> Batch:
     rng = random.Random(0)
     texts = [chosen.texts_of(f"a {w}", [f"the {w} here", f"{w} seen"], rng) for w in WORDS]
-    return noise(len(WORDS)), tokenized(towers, texts)
+    return Batch(noise(len(WORDS)), tokenized(towers, texts))
 
 
 def noise(num: int) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_shows_the_same_number_of_texts_whatever_the_pair_has(chosen: Params) ->
 
 
 def test_loss_is_finite_and_reaches_both_towers(chosen: Params, towers: Towers) -> None:
-    losses = chosen.recipe.objective(towers)(*batch(chosen, towers))
+    losses = chosen.recipe.objective(towers)(batch(chosen, towers))
     assert torch.isfinite(losses["loss"])
     losses["loss"].backward()
     trained = {name: p for name, p in towers.named_parameters() if p.requires_grad}
@@ -99,16 +99,16 @@ def test_overfits_one_batch(chosen: Params, towers: Towers) -> None:
     """Every image comes to have its own text nearest to it, and every text its image."""
     objective = chosen.recipe.objective(towers)
     optimiser = torch.optim.AdamW([p for p in towers.parameters() if p.requires_grad], lr=1e-3)
-    images, texts = batch(chosen, towers)
+    fixed = batch(chosen, towers)
     losses = []
     for _ in range(40):
-        loss = objective(images, texts)["loss"]
+        loss = objective(fixed)["loss"]
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.5
-    cosines = towers.embed_images(images) @ towers.embed_texts(texts)[:, 0].T
+    cosines = towers.embed_images(fixed.images) @ towers.embed_texts(fixed.texts)[:, 0].T
     own = torch.arange(len(WORDS))
     assert cosines.argmax(0).equal(own)
     assert cosines.argmax(1).equal(own)
@@ -120,7 +120,7 @@ def test_gradient_caching_changes_nothing(chosen: Params) -> None:
     for chunk_size in (None, 3):
         torch.manual_seed(0)
         towers = stage.build(chosen.model_copy(update={"chunk_size": chunk_size}))
-        loss = chosen.recipe.objective(towers)(*batch(chosen, towers))["loss"]
+        loss = chosen.recipe.objective(towers)(batch(chosen, towers))["loss"]
         loss.backward()
         results.append((loss, [p.grad for p in towers.parameters() if p.grad is not None]))
     (loss, gradients), (cached, from_cache) = results
@@ -183,7 +183,7 @@ def test_laclip_without_rewrites_is_clip(stage_params: Any) -> None:
         section = stage_params("pretrain", recipe=name)
         texts = [section.texts_of(f"a {w}", [], random.Random(0)) for w in WORDS]
         objective = section.recipe.objective(towers)
-        losses.append(objective(noise(len(WORDS)), tokenized(towers, texts))["loss"])
+        losses.append(objective(Batch(noise(len(WORDS)), tokenized(towers, texts)))["loss"])
     torch.testing.assert_close(losses[1], losses[0])
     torch.testing.assert_close(losses[2], losses[0])
 
@@ -197,7 +197,7 @@ def test_align_without_smoothing_is_clip_bit_for_bit(values: dict[str, Any]) -> 
         recipe = CATALOGUE.load(name)(name=name, **settings)
         assert isinstance(recipe, Recipe)
         towers.zero_grad()
-        loss = recipe.objective(towers)(noise(len(WORDS)), texts)["loss"]
+        loss = recipe.objective(towers)(Batch(noise(len(WORDS)), texts))["loss"]
         loss.backward()
         results.append([loss.detach(), *(p.grad.clone() for p in towers.parameters())])
     clip, unsmoothed, smoothed = results

@@ -48,6 +48,15 @@ def adopt(transformer: Transformer) -> bool:
     return plain
 
 
+def unpooled(
+    transformer: Transformer, tokens: Float[Tensor, "batch length width"], *, causal: bool
+) -> Float[Tensor, "batch length width"]:
+    """The transformer's output at all positions."""
+    for block in transformer.resblocks:
+        tokens = block(tokens, causal)
+    return tokens
+
+
 def pooled(
     transformer: Transformer,
     tokens: Float[Tensor, "batch length width"],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from clipflow.model.batch import Batch
 from clipflow.model.info_nce import info_nce
-from clipflow.model.texts import Texts
 from clipflow.model.towers import Towers
 
 
@@ -23,11 +23,9 @@ class Contrastive(nn.Module):
         super().__init__()
         self.towers, self.smoothing, self.decoupled = towers, smoothing, decoupled
 
-    def forward(
-        self, images: UInt8[Tensor, "batch height width 3"], texts: Texts
-    ) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, to be minimised, and the `logit_scale` beside it."""
-        image, text = self.towers.embed_images(images), self.towers.embed_texts(texts)
+        image, text = self.towers.embed_images(batch.images), self.towers.embed_texts(batch.texts)
         return {"loss": self.loss(image, text), "logit_scale": self.towers.scale.detach()}
 
     def loss(

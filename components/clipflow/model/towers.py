@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import open_clip
 import torch
@@ -29,6 +29,7 @@ from clipflow.model.texts import Texts
 open_clip.add_model_config(Path(__file__).with_name("architectures"))
 
 MAX_LOGIT_SCALE = math.log(100)
+Out = TypeVar("Out")
 LAYER = re.compile(r"\b(?:resblocks|stages|blocks|layer)\.(\d+)\.")
 """What open_clip, timm and transformers call the layers of a tower."""
 
@@ -152,7 +153,7 @@ class Towers(nn.Module):
             return functional.normalize(visual(images), dim=-1)
         first = torch.zeros(len(images), dtype=torch.long, device=images.device)
         embedded = pooled(visual.transformer, visual._embeds(images), first, causal=False)
-        return functional.normalize(_project(visual.ln_post(embedded), visual.proj), dim=-1)
+        return functional.normalize(project(visual.ln_post(embedded), visual.proj), dim=-1)
 
     def text(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
         """Unit-length text embeddings."""
@@ -165,16 +166,14 @@ class Towers(nn.Module):
     ) -> Float[Tensor, "batch dim"]:
         """Unit-length embeddings of a batch's images, by chunks."""
         chunks = images.split(self.chunk_size or len(images))
-        return torch.cat([self._cached(lambda c: self.image(self.normalise(c)), c) for c in chunks])
+        return torch.cat([self.cached(lambda c: self.image(self.normalise(c)), c) for c in chunks])
 
     def embed_texts(self, texts: Texts) -> Float[Tensor, "batch texts dim"]:
         """Unit-length embeddings of a batch's texts, by groups and chunks."""
         chunks = [c for group in texts.groups for c in group.split(self.chunk_size or len(group))]
-        return torch.cat([self._cached(self.text, chunk) for chunk in chunks])[texts.place]
+        return torch.cat([self.cached(self.text, chunk) for chunk in chunks])[texts.place]
 
-    def _cached(
-        self, embed: Callable[[Tensor], Tensor], chunk: Tensor
-    ) -> Float[Tensor, "chunk dim"]:
+    def cached(self, embed: Callable[[Tensor], Out], chunk: Tensor) -> Out:
         """Gradient caching (Gao et al. 2021, arXiv:2101.06983, section 3): only embeddings are kept.
 
         Backward embeds the chunk once more, with the same random numbers, so that never more than one
@@ -182,7 +181,7 @@ class Towers(nn.Module):
         """
         if self.chunk_size is None:
             return embed(chunk)
-        again: Tensor = checkpoint(embed, chunk, use_reentrant=False)
+        again: Out = checkpoint(embed, chunk, use_reentrant=False)
         return again
 
     def compile_parts(self) -> None:
@@ -232,7 +231,7 @@ def trimmed(text: Any, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "ba
     embedded = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
     end = tokens.argmax(dim=1)  # the end-of-text token has the largest id
     embedded = text.ln_final(pooled(text.transformer, embedded, end, causal=True))
-    return _project(embedded, text.text_projection)
+    return project(embedded, text.text_projection)
 
 
 def _has_patches(vision_cfg: dict[str, Any]) -> bool:
@@ -240,9 +239,10 @@ def _has_patches(vision_cfg: dict[str, Any]) -> bool:
     return "timm_model_name" not in vision_cfg and isinstance(vision_cfg.get("layers", 12), int)
 
 
-def _project(
-    embedded: Float[Tensor, "batch width"], projection: nn.Linear | nn.Parameter | None
-) -> Float[Tensor, "batch dim"]:
+def project(
+    embedded: Float[Tensor, "*batch width"], projection: nn.Linear | nn.Parameter | None
+) -> Float[Tensor, "*batch dim"]:
+    """Through the last layer of a tower, which may have none."""
     if projection is None:
         return embedded
     return projection(embedded) if isinstance(projection, nn.Linear) else embedded @ projection

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipflow.errors import ArtifactError, ParamsError
-from clipflow.model.texts import Texts, grouped
+from clipflow.model.batch import Batch
+from clipflow.model.texts import grouped
 from clipflow.model.tokens import Tokenizer
 from clipflow.model.towers import Towers
 from clipflow.pretrain.params import Params
@@ -159,24 +159,6 @@ def crop_box(
     width = min(full_width, max(1, round(full_height * widest)))
     height = min(full_height, max(1, round(full_width / narrowest)))
     return (full_width - width) // 2, (full_height - height) // 2, width, height
-
-
-class Batch(NamedTuple):
-    """What a step computes on."""
-
-    images: UInt8[Tensor, "batch height width 3"]
-    """Pixels as they are: the device normalises them."""
-    texts: Texts
-    rows: list[int]
-    """Which pairs these are."""
-    damaged: list[str]
-    """Keys of samples that could not be read and were replaced."""
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        return self._replace(
-            images=self.images.to(device, non_blocking=True), texts=self.texts.to(device)
-        )
 
 
 class Collate:

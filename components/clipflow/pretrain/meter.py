@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
-from clipflow.pretrain.loader import Batch
+from clipflow.model.batch import Batch
 
 
 class Meter:

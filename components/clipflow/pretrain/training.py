@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from clipflow import log, track
+from clipflow.model.batch import Batch
 from clipflow.model.towers import Towers
 from clipflow.pretrain.average import Average
-from clipflow.pretrain.loader import Batch, advice
+from clipflow.pretrain.loader import advice
 from clipflow.pretrain.meter import Meter
 from clipflow.pretrain.optimiser import clip_gradients, set_learning_rate, step_unless
 from clipflow.pretrain.params import Params
@@ -60,9 +61,8 @@ class Training:
             for batch in meter.waiting(batches):
                 self._seed()
                 lr = set_learning_rate(self.optimiser, state.step, params)
-                images, texts, *_ = batch.to(accelerator.device)
                 with accelerator.autocast():
-                    losses = model(images, texts)
+                    losses = model(batch.to(accelerator.device))
                 accelerator.backward(losses["loss"])
                 norm = clip_gradients(model, params.clip_grad_norm)
                 skip = worst((~(norm + losses["loss"].detach()).isfinite()).float())
@@ -73,7 +73,7 @@ class Training:
                     self.average.update()
 
                 state.step += 1
-                tokens = texts.num_tokens / texts.place.numel()
+                tokens = batch.texts.num_tokens / batch.texts.place.numel()
                 values = {**losses, "grad_norm": norm, "tokens_per_text": tokens}
                 meter.add(values, skip, len(batch.damaged))
                 watch.see(batch, skip, losses["loss"], norm)

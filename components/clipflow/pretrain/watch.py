@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from clipflow.errors import ClipflowError
-from clipflow.pretrain.loader import Batch
+from clipflow.model.batch import Batch
 from clipflow.pretrain.params import Params
 from clipflow.pretrain.resume import State
 from clipflow.pretrain.samples import Samples
@@ -26,7 +27,7 @@ class Watch:
 
     def __init__(self, params: Params, state: State, samples: Samples) -> None:
         self.params, self.state, self.samples = params, state, samples
-        self._unseen: tuple[int, list[int], Reading] | None = None
+        self._unseen: tuple[int, Sequence[int], Reading] | None = None
 
     def see(
         self,

@@ -53,10 +53,9 @@ class Recipe(Choice):
 
     @abstractmethod
     def objective(self, towers: Towers) -> nn.Module:
-        """Towers and loss in one module: `(images, texts) -> {"loss": scalar, ...}`.
+        """Towers and loss in one module: `(batch: clipflow.model.batch.Batch) -> {"loss": scalar, ...}`.
 
-        `images` are uint8 [batch, height, width, 3], `texts` as in `clipflow.model.texts`; what is returned
-        beside the loss is logged under its name.
+        What is returned beside the loss is logged under its name.
         """
 
 

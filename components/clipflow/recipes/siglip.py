@@ -15,9 +15,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clipflow.model.batch import Batch
 from clipflow.model.contrastive import Contrastive
 from clipflow.model.sigmoid import sigmoid_loss
-from clipflow.model.texts import Texts
 from clipflow.model.towers import Towers
 from clipflow.recipes import Recipe
 
@@ -43,9 +43,9 @@ class Siglip(Recipe):
 class SigmoidContrastive(Contrastive):
     """Towers with the sigmoid loss, of the versions of the text averaged."""
 
-    def forward(self, images: Tensor, texts: Texts) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, to be minimised, and `logit_scale` and `logit_bias` beside it."""
-        return {**super().forward(images, texts), "logit_bias": self.towers.bias.detach()}
+        return {**super().forward(batch), "logit_bias": self.towers.bias.detach()}
 
     def version_loss(
         self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]

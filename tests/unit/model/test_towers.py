@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from clipflow.errors import ParamsError
 from clipflow.model import blocks
+from clipflow.model.batch import Batch
 from clipflow.model.contrastive import Contrastive
 from clipflow.model.towers import Towers
 from fakes.artifacts import tokenized
@@ -113,7 +114,7 @@ def test_gradient_caching_changes_nothing(patch_dropout: float) -> None:
         # Random patches are drawn per call, so the whole batch is embedded by the same calls.
         towers.chunk_size = 4 if patch_dropout else chunk_size
         with disabled(towers, chunk_size is None):
-            loss = objective(images, texts)["loss"]
+            loss = objective(Batch(images, texts))["loss"]
         loss.backward()
         results.append((loss, {n: p.grad for n, p in towers.named_parameters()}))
     (loss, gradients), (cached, from_cache) = results

@@ -1,0 +1,30 @@
+"""What a training step computes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from clipflow.model.texts import Texts
+
+
+class Batch(NamedTuple):
+    """One process's share of a step: each pair's image and the texts that it shows."""
+
+    images: UInt8[Tensor, "batch height width 3"]
+    """Pixels as they are: the device normalises them."""
+    texts: Texts
+    rows: Sequence[int] = ()
+    """Which pairs these are."""
+    damaged: Sequence[str] = ()
+    """Keys of samples that could not be read and were replaced."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return self._replace(
+            images=self.images.to(device, non_blocking=True), texts=self.texts.to(device)
+        )
