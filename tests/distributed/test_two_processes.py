@@ -51,9 +51,10 @@ def test_two_processes_equal_one(
     assert "on 2 x cpu" in errors
     assert ("sharded" in errors) is bool(changes)
     one, two = (pq.read_table(tmp_path / w / checkpoint.HISTORY).to_pydict() for w in ("1", "2"))
-    assert two["loss"] == pytest.approx(one["loss"], rel=3e-5, abs=1e-5)
-    # Rounding, 1e-7 at first, grows with the steps, most where gradients are clipped.
-    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=5e-3)
+    # Rounding, 1e-7 at first, grows with the steps: to 1e-3 in siglip's gradients where they are clipped.
+    for name, loosely in (("loss", 3e-5), ("grad_norm", 5e-3)):
+        assert two[name][:4] == pytest.approx(one[name][:4], rel=1e-5, abs=1e-6)
+        assert two[name] == pytest.approx(one[name], rel=loosely, abs=1e-5)
     # Not weight by weight: a key's bias has no effect and no gradient but rounding, which Adam magnifies.
     first, second = (embeddings(tmp_path / world) for world in ("1", "2"))
     torch.testing.assert_close(second, first, atol=2e-4, rtol=0)

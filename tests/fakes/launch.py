@@ -18,8 +18,8 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from clipflow import cli
+from clipflow.model.batch import Batch
 from clipflow.model.contrastive import Contrastive
-from clipflow.model.texts import Texts
 from fakes.artifacts import make_pairs, make_rewrites
 
 CAPTIONS = {f"k{n:02d}": f"a caption of image {n}" + " and more" * (n % 5) for n in range(32)}
@@ -115,8 +115,8 @@ def _pretrain(env: dict[str, str], command: list[str], log: Path, spoiled: Colle
     os.environ.update(env)
     forward, steps = Contrastive.forward, itertools.count(1)
 
-    def spoil(self: Contrastive, images: Tensor, texts: Texts) -> dict[str, Tensor]:
-        losses = forward(self, images, texts)
+    def spoil(self: Contrastive, batch: Batch) -> dict[str, Tensor]:
+        losses = forward(self, batch)
         factor = float("nan") if next(steps) in spoiled else 1.0
         return {**losses, "loss": losses["loss"] * factor}
 

@@ -33,7 +33,7 @@ WORDS = [
 
 @pytest.fixture(params=NAMES)
 def chosen(request: pytest.FixtureRequest, stage_params: Any) -> Params:
-    section = stage_params("pretrain", recipe=request.param)
+    section = stage_params("pretrain", recipe=request.param, architecture="clipflow-tiny-vit")
     assert isinstance(section, Params)
     return section
 
@@ -100,18 +100,18 @@ def test_overfits_one_batch(chosen: Params, towers: Towers) -> None:
     objective = chosen.recipe.objective(towers)
     optimiser = torch.optim.AdamW([p for p in towers.parameters() if p.requires_grad], lr=1e-3)
     fixed = batch(chosen, towers)
-    losses = []
-    for _ in range(40):
-        loss = objective(fixed)["loss"]
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        losses.append(loss.item())
+    losses, own, found = [], torch.arange(len(WORDS)), []
+    while len(losses) < 160 and not all(map(own.equal, found or [own * 0])):
+        for _ in range(20):
+            loss = objective(fixed)["loss"]
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            losses.append(loss.item())
+        cosines = towers.embed_images(fixed.images) @ towers.embed_texts(fixed.texts)[:, 0].T
+        found = [cosines.argmax(0), cosines.argmax(1)]
     assert losses[-1] < losses[0] - 0.5
-    cosines = towers.embed_images(fixed.images) @ towers.embed_texts(fixed.texts)[:, 0].T
-    own = torch.arange(len(WORDS))
-    assert cosines.argmax(0).equal(own)
-    assert cosines.argmax(1).equal(own)
+    assert all(map(own.equal, found))
 
 
 def test_gradient_caching_changes_nothing(chosen: Params) -> None:

@@ -77,7 +77,7 @@ class Embedder:
     def embed(self, wanted: Iterable[Wanted]) -> None:
         """Embed this rank's share of what isn't there. Raises ArtifactError for damaged samples."""
         for one in wanted:
-            path = self._path(one, self.rank)
+            path = self.file(one, self.rank)
             if not path.exists():
                 _write(path, *self._embedded(one))
 
@@ -88,7 +88,7 @@ class Embedder:
         task and the sample that can't be decoded.
         """
         self.embed([wanted])
-        paths = [self._path(wanted, rank) for rank in range(self.num_ranks)]
+        paths = [self.file(wanted, rank) for rank in range(self.num_ranks)]
         for path in paths:
             while not path.exists():
                 time.sleep(POLL_S)
@@ -107,7 +107,7 @@ class Embedder:
     def forget(self, wanted: Wanted) -> None:
         """Remove what won't be used again."""
         for rank in range(self.num_ranks):
-            self._path(wanted, rank).unlink(missing_ok=True)
+            self.file(wanted, rank).unlink(missing_ok=True)
 
     def texts(self, texts: Sequence[str], *, what: str) -> Embeddings:
         """Embeddings [texts, dim]; `what` labels the progress bar. Equal texts are embedded once."""
@@ -123,7 +123,8 @@ class Embedder:
         table = feather.read_table(path, memory_map=False)
         return _vectors(table)[[place[text] for text in texts]]
 
-    def _path(self, wanted: Wanted, rank: int) -> Path:
+    def file(self, wanted: Wanted, rank: int = 0) -> Path:
+        """What a rank's share of a split is kept in; its name tells model, samples and corruption."""
         task, split, corruption, severity = wanted
         worse = f"-{corruption}-{severity}" if corruption else ""
         name = f"{task.name}-{split}-{self._digest(task, split)}{worse}"

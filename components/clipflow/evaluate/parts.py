@@ -1,4 +1,4 @@
-"""A part of an evaluation: what one benchmark task gave, in a form that another machine can go on with.
+"""A part of an evaluation: what one benchmark task gave, in a form that another run can go on with.
 
 part/manifest.json    model, benchmarks and params; all of the task's outcome that is no array
 part/arrays.npz       its arrays: values per sample, labels, predictions, ranks
@@ -40,10 +40,9 @@ KINDS: dict[str, type[Outcome]] = {
 
 
 def write(
-    out: Path, params: Params, results: Results, subject: Subject, *, measured_on: str
+    out: Path, params: Params, outcome: Outcome, subject: Subject, *, measured_on: str
 ) -> None:
     """Write the part of one task."""
-    (outcome,) = results
     kind = next(name for name, cls in KINDS.items() if cls is type(outcome))
     facts, arrays = _taken_apart(outcome)
     with manifest.complete_or_absent(out) as folder:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from clipflow import log, track
+from clipflow import log, store, track
 from clipflow.artifacts import checkpoint as checkpoint_artifact
+from clipflow.artifacts import manifest
 from clipflow.artifacts.benchmarks import Task
 from clipflow.errors import ParamsError, did_you_mean
 from clipflow.evaluate import (
@@ -27,7 +31,7 @@ from clipflow.evaluate.compose import Beside
 from clipflow.evaluate.embed import Embedder, Wanted
 from clipflow.evaluate.metrics import Embeddings, Indices
 from clipflow.evaluate.params import Params
-from clipflow.evaluate.results import Classification, Outcome, Results, answers
+from clipflow.evaluate.results import Classification, Outcome, answers
 from clipflow.evaluate.subject import Subject, is_ours
 from clipflow.evaluate.zero_shot import Classifier
 from clipflow.model.pretrained import load
@@ -49,7 +53,8 @@ def run(
     They are also logged to the MLflow run that trained the checkpoint, or to a new one. `checkpoint` is a
     folder or, with `pretrained` where it needs weights, whatever `clipflow.model.pretrained` loads. With
     `task`, only that one is measured, and `report` becomes a part for `merge`. In several processes each
-    embeds its share. Raises ParamsError for a task that there is not, ArtifactError for what is damaged.
+    embeds its share. Killed, the next run with the same params and code goes on with the first task that
+    isn't measured. Raises ParamsError for a task that there is not, ArtifactError for what is damaged.
     """
     if is_ours(checkpoint):
         checkpoint_artifact.read(checkpoint)
@@ -67,12 +72,6 @@ def run(
     )
     embedder = Embedder.of(model)
     logger.info("%s on %s in %s: %s", checkpoint, model.device, model.precision, ", ".join(chosen))
-    embedder.embed(w for name in chosen for w in _wanted(params, tasks[name], tasks))
-    if not log.is_main_process():
-        return
-    results = Results()
-    for name in chosen:
-        results.add(measure(params, embedder, tasks[name], tasks))
     subject = Subject.of(
         checkpoint,
         digest=model.digest,
@@ -80,11 +79,31 @@ def run(
         logit_scale=model.logit_scale,
     )
     digest = suites.measured_on(params, benchmarks)
+    wanted = {name: _wanted(params, tasks[name], tasks) for name in chosen}
     if task is None:
+        measured = [_kept(params, embedder, wanted[name], digest) for name in chosen]
+    else:
+        measured = [report]
+    known = [path.exists() and task is None for path in measured]
+    for name, path, is_known in zip(chosen, measured, known, strict=True):
+        if is_known:
+            logger.info("%s: measured by an earlier try", name)
+            continue
+        embedder.embed(wanted[name])
+        if log.is_main_process():
+            outcome = measure(params, embedder, tasks[name], tasks)
+            parts.write(path, params, outcome, subject, measured_on=digest)
+            for one in wanted[name]:
+                if one.corruption:  # many, and of no use to another evaluation
+                    embedder.forget(one)
+    if log.is_main_process() and task is None:
+        results, _ = parts.read(
+            measured, params, checkpoint=checkpoint, measured_on=digest, names=chosen
+        )
         beside = Beside.find(params.champion, digest)
         compose.write(params, results, subject, beside, measured_on=digest, report=report)
-    else:
-        parts.write(report, params, results, subject, measured_on=digest)
+        for path in measured:
+            shutil.rmtree(path)
 
 
 def measure(params: Params, embedder: Embedder, task: Task, tasks: Mapping[str, Task]) -> Outcome:
@@ -125,7 +144,7 @@ def _corrupted(
     classifier: Classifier,
     labels: Indices,
 ) -> None:
-    """Zero-shot on images made worse; what they were embedded to isn't kept."""
+    """Zero-shot on images made worse."""
     for kind in params.robustness.corruptions:
         rights = []
         for severity in params.robustness.severities:
@@ -134,8 +153,6 @@ def _corrupted(
             rights.append(answers((worse @ classifier.ensemble.T).argmax(axis=1) == labels))
         found.samples[f"robustness/{task.name}/{kind}/top1"] = np.mean(rights, axis=0)
         found.corrupted[kind] = [float(right.mean()) for right in rights]
-        for severity in params.robustness.severities:
-            embedder.forget(Wanted(task, "test", kind, severity))
 
 
 def _probe(
@@ -174,3 +191,11 @@ def _wanted(params: Params, task: Task, tasks: Mapping[str, Task]) -> list[Wante
         others = params.out_of_distribution.get(task.name, [])
         found += [Wanted(tasks[name], "test") for name in others if name in tasks]
     return found
+
+
+def _kept(params: Params, embedder: Embedder, wanted: Sequence[Wanted], measured_on: str) -> Path:
+    """Where a task's outcome lies until the report is there, named by all that determines it."""
+    code = manifest.files_digest(Path(__file__).parent.rglob("*.py"))
+    files = [str(embedder.file(one)) for one in wanted]
+    what = json.dumps([params.model_dump(mode="json"), measured_on, code, files])
+    return store.scratch() / "measured" / hashlib.sha256(what.encode()).hexdigest()[:32]

@@ -31,8 +31,8 @@ def check(towers: Towers, recipe: str) -> None:
     for tower, has_tokens in (("image", towers.pools_class_token), ("text", towers.trims_text)):
         if not has_tokens:
             raise ParamsError(
-                f"pretrain.architecture: recipe '{recipe}' needs patches and words, and the {tower} tower of"
-                f" '{towers.architecture}' shows none; choose one of open_clip's ViTs, such as ViT-B-16"
+                f"pretrain.architecture: recipe '{recipe}' needs patches and words, and the {tower} tower"
+                f" of '{towers.architecture}' shows none; choose one of open_clip's ViTs, such as ViT-B-16"
             )
 
 

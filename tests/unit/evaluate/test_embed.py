@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from clipflow import store
+from clipflow.artifacts import report
 from clipflow.evaluate import embed, stage, suites
 from clipflow.evaluate.embed import Embedder, Wanted
 from clipflow.model.pretrained import load
@@ -54,12 +56,13 @@ def test_other_weights_have_embeddings_of_their_own(model, task, counted):
     assert counted["images"] == 48
 
 
-def test_corrupted_images_are_not_kept(model, task, params):
-    changes = {"robustness": {"corruptions": ["contrast"], "severities": [1, 2]}, "probe_c": []}
-    embedder = Embedder(model)
-    found = stage.measure(params(**changes), embedder, task, {})
-    assert len(found.corrupted["contrast"]) == 2
-    assert [path.name for path in embedder.folder.glob("*contrast*")] == []
+def test_corrupted_images_are_not_kept(tiny_checkpoint, tiny_benchmarks, params, untracked):
+    section = params(robustness={"corruptions": ["contrast"], "severities": [1, 2]}, probe_c=[])
+    stage.run(section, checkpoint=tiny_checkpoint, benchmarks=tiny_benchmarks, report=untracked)
+    assert "robustness/colours/contrast/top1" in report.metrics(untracked)
+    kept = [path.name for path in (store.scratch() / "embeddings").rglob("*.arrow")]
+    assert any(name.startswith("colours-test") for name in kept)
+    assert not any("contrast" in name for name in kept)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 5])

@@ -251,3 +251,39 @@ def test_damaged_weights_are_refused(tiny_checkpoint, tiny_benchmarks, params, u
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ArtifactError, match="it can't be loaded"):
         stage.run(params(), checkpoint=damaged, benchmarks=tiny_benchmarks, report=untracked)
+
+
+def test_a_killed_evaluation_goes_on_with_the_first_task_that_is_not_measured(
+    tiny_checkpoint, tiny_benchmarks, params, untracked, monkeypatch, caplog
+):
+    """Also of corrupted images, whose embeddings are gone by then."""
+    section = params(robustness={"corruptions": ["contrast"], "severities": [3]})
+    stage.run(section, checkpoint=tiny_checkpoint, benchmarks=tiny_benchmarks, report=untracked)
+    expected = report.metrics(untracked)
+    shutil.rmtree(untracked)
+
+    measure, measured = stage.measure, []
+
+    def killed_at_the_last(params, embedder, task, tasks):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(task.name)
+        return measure(params, embedder, task, tasks)
+
+    monkeypatch.setattr(stage, "measure", killed_at_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(section, checkpoint=tiny_checkpoint, benchmarks=tiny_benchmarks, report=untracked)
+    assert not untracked.exists()
+    again = []
+
+    def recorded(params, embedder, task, tasks):
+        again.append(task.name)
+        return measure(params, embedder, task, tasks)
+
+    monkeypatch.setattr(stage, "measure", recorded)
+    stage.run(section, checkpoint=tiny_checkpoint, benchmarks=tiny_benchmarks, report=untracked)
+    assert len(again) == 1
+    assert again[0] not in measured
+    assert report.metrics(untracked) == expected
+    stage.run(section, checkpoint=tiny_checkpoint, benchmarks=tiny_benchmarks, report=untracked)
+    assert len(again) == 4, "a complete evaluation leaves nothing to go on with"

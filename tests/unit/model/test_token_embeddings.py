@@ -8,7 +8,7 @@ from clipflow.model.token_embeddings import check, embed_image_tokens, embed_tex
 from clipflow.model.towers import Towers
 from fakes.artifacts import tokenized
 
-ARCHITECTURE = "clipflow-tiny"
+ARCHITECTURE = "clipflow-tiny-vit"
 
 
 def images(num: int, side: int) -> torch.Tensor:

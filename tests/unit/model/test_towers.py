@@ -184,7 +184,8 @@ def test_locked_towers_get_no_gradient(towers: Towers, tower: str, other: str) -
     locked = copy.deepcopy(towers)
     locked.lock(tower)
     images = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8)
-    Contrastive(locked)(images, tokenized(locked, [["a"], ["b c"]]))["loss"].backward()
+    batch = Batch(images, tokenized(locked, [["a"], ["b c"]]))
+    Contrastive(locked)(batch)["loss"].backward()
     parts = {"image": locked.clip.visual, "text": locked.clip.text}
     assert all(p.grad is None for p in parts[tower].parameters())
     assert all(p.grad is not None for p in parts[other].parameters())

@@ -24,8 +24,8 @@ from clipflow.artifacts import checkpoint, rewrites
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError, ClipflowError, TrackingError
 from clipflow.model import pretrained
+from clipflow.model.batch import Batch
 from clipflow.model.contrastive import Contrastive
-from clipflow.model.texts import Texts
 from clipflow.model.towers import Towers
 from clipflow.pretrain import processes, stage
 from clipflow.recipes import CATALOGUE
@@ -247,8 +247,8 @@ def test_not_finite_steps_are_skipped_and_named(
     logging.getLogger("clipflow").propagate = True
     forward, calls = Contrastive.forward, iter(range(1, 100))
 
-    def fail(self: Contrastive, images: torch.Tensor, texts: Texts) -> dict[str, torch.Tensor]:
-        losses = forward(self, images, texts)
+    def fail(self: Contrastive, batch: Batch) -> dict[str, torch.Tensor]:
+        losses = forward(self, batch)
         factor = float("nan") if next(calls) in (3, 4) else 1.0
         return {**losses, "loss": losses["loss"] * factor}
 
