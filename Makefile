@@ -32,8 +32,8 @@ lint: setup
 ui: setup  ## the MLflow UI over the local runs
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db --artifacts-destination artifacts/mlflow
 
-bench-science: setup  ## CLIP, LaCLIP, LaCLIP-MT and shuffled rewrites over five paired seeds
-	python tests/benchmarks/science.py --seeds 5 --steps 300
+bench-science: setup  ## recipes against CLIP and their controls over five paired seeds (RECIPES=laclip,...)
+	python tests/benchmarks/science.py --seeds 5 --steps 300 $(if $(RECIPES),--recipes $(RECIPES)) $(SCIENCE)
 
 bench-train: setup  ## training throughput against open_clip's trainer
 	python tests/benchmarks/train.py

@@ -1,12 +1,14 @@
-"""Do language rewrites help? CLIP, LaCLIP, LaCLIP-MT and shuffled rewrites over paired seeds.
+"""Does a method help? Every arm against CLIP and its controls over paired seeds, at equal steps or time.
 
-    make bench-science        which is        python tests/benchmarks/science.py --seeds 5 --steps 300
+    make bench-science RECIPES=laclip,siglip        which is
+    python tests/benchmarks/science.py --seeds 5 --steps 300 --recipes laclip,siglip
 
 Per seed the world is drawn anew and its captions are rewritten once; then every arm trains on the same
-pairs for the same number of steps from the same initial weights, and is measured on the same held-out
-benchmarks. `laclip-shuffled` is the negative control: LaCLIP with the rewrites of other images. The
-stages are the product's own; their params are params.yaml's. Seeds start at 1: seed 0 is the demo's, on
-which the world and the tower were made. Finished parts are kept in artifacts/bench/science and not run
+pairs from the same initial weights, and is measured on the same held-out benchmarks: once for the same
+number of steps, and, with `--equal-time`, once for as many as take as long as CLIP's, by the samples per
+second of the first time. `laclip-shuffled` is the negative control: LaCLIP with rewrites of other images.
+The stages are the product's own; their params are params.yaml's. Seeds start at 1: seed 0 is the demo's,
+on which the world and the tower were made. Finished parts are kept in artifacts/bench/science and not run
 again while params and code are the same.
 """
 
@@ -21,19 +23,41 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
+import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
+from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import manifest, rewrites
 from clipflow.artifacts.pairs import Pairs
+from clipflow.recipes import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "artifacts" / "bench"
-ARMS = {"clip": "clip", "laclip": "laclip", "laclip_mt": "laclip_mt", "laclip-shuffled": "laclip"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained, as changes of `pretrain:`, and what it is compared with."""
+
+    pretrain: dict[str, Any]
+    controls: tuple[str, ...] = ("clip",)
+    texts: str = "rewrites"
+    """Or `rewrites-shuffled`."""
+
+
+ARMS = {name: Arm({"recipe": name}) for name in CATALOGUE.names()} | {
+    "clip": Arm({"recipe": "clip"}, controls=()),
+    "clip-two": Arm({"recipe": "clip", "texts": 2}),
+    "laclip-shuffled": Arm({"recipe": "laclip"}, texts="rewrites-shuffled"),
+    "siglip-drawn": Arm({"recipe": "siglip", "texts": "drawn"}, controls=("siglip", "laclip")),
+}
+"""Every recipe, and what is none: controls and combinations."""
 METRICS = {
     "zero-shot, canonical prompt": "zero_shot/mean/top1_canonical",
     "zero-shot, prompt ensemble": "zero_shot/mean/top1",
@@ -41,10 +65,12 @@ METRICS = {
     "linear probe": "linear_probe/mean/top1",
     "retrieval R@1": "retrieval/mean/recall_at_1",
 }
+Table = dict[str, dict[str, list[float]]]
+"""By arm and metric, the values of the seeds."""
 
 
 def main() -> None:
-    """Run what is missing, then write the table and science.json."""
+    """Run what is missing, then write the tables and science.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="paired seeds (default 5)")
     parser.add_argument("--first-seed", type=int, default=1, help="the first of them (default 1)")
@@ -52,42 +78,87 @@ def main() -> None:
         "--jobs", type=int, default=os.cpu_count(), help="runs at once, a core each"
     )
     parser.add_argument("--steps", type=int, help="steps of every arm (default: pretrain.steps)")
+    parser.add_argument("--equal-time", action="store_true", help="also at CLIP's training time")
+    parser.add_argument("--architecture", help="of all arms (default: pretrain.architecture)")
+    parser.add_argument(
+        "--recipes",
+        default="laclip,laclip_mt,laclip-shuffled",
+        help="arms beside clip and their controls (default: %(default)s); " + ", ".join(ARMS),
+    )
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml")
     args = parser.parse_args()
+    arms = chosen(args.recipes.split(","))
     values = YAML(typ="safe").load(args.params.read_text())
-    if args.steps:
-        values["pretrain"]["steps"] = args.steps
+    for name in ("steps", "architecture"):
+        values["pretrain"][name] = getattr(args, name) or values["pretrain"][name]
     package = (ROOT / "components" / "clipflow").rglob("*")
     code = sorted(f for f in package if f.is_file() and "__pycache__" not in f.parts)
     key = hashlib.sha256(b"".join(f.read_bytes() for f in [args.params, *code])).hexdigest()[:8]
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True,
                             capture_output=True, check=True).stdout.strip()  # fmt: skip
-    work = OUT / "science" / f"{key}-{values['pretrain']['steps']}"
+    work = OUT / "science" / f"{key}-{values['pretrain']['architecture']}"
     work.mkdir(parents=True, exist_ok=True)
 
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    cells = [(seed, arm) for seed in seeds for arm in ARMS]
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda seed: _prepare(work / f"seed{seed}", values, seed), seeds))
-        runs = pool.map(lambda cell: _train(work / f"seed{cell[0]}", values, *cell), cells)
-        results = list(tqdm(runs, total=len(cells), desc="science", unit="run"))
-    table: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
-    for (_, arm), metrics in zip(cells, results, strict=True):
-        for name, metric in METRICS.items():
-            table[arm].setdefault(name, []).append(metrics[metric])
-    _print(table)
+        steps = dict.fromkeys(arms, values["pretrain"]["steps"])
+        table, rates = measured(pool, work, values, seeds, steps)
+        tables = {"equal steps": (table, steps)}
+        if args.equal_time:
+            timed = {arm: round(num * rates[arm] / rates["clip"]) for arm, num in steps.items()}
+            tables["equal time"] = measured(pool, work, values, seeds, timed)[0], timed
+    for name, (table, steps) in tables.items():
+        sys.stdout.write(f"\n{name}\n\n{shown(table, steps, rates)}\n")
     manifest.write_json(
         OUT / "science.json",
         {
             "name": "science",
             "unit": "fraction",
-            "runs": table,
+            "runs": {name: table for name, (table, _) in tables.items()},
+            "steps": {name: steps for name, (_, steps) in tables.items()},
+            "samples_per_second": rates,
             "pretrain": values["pretrain"],
             "command": "python tests/benchmarks/science.py " + " ".join(sys.argv[1:]),
             "commit": commit,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         },
     )
+
+
+def chosen(names: list[str]) -> list[str]:
+    """The arms of these names with CLIP and all controls, in the order of `ARMS`."""
+    if unknown := set(names) - set(ARMS):
+        raise SystemExit(f"--recipes: no {', '.join(unknown)}; there are {', '.join(ARMS)}")
+    wanted, todo = {"clip"}, list(names)
+    while todo:
+        name = todo.pop()
+        wanted.add(name)
+        todo += [control for control in ARMS[name].controls if control not in wanted]
+    return sorted(wanted, key=lambda name: (name != "clip", list(ARMS).index(name)))
+
+
+def measured(
+    pool: ThreadPoolExecutor,
+    work: Path,
+    values: dict[str, Any],
+    seeds: range,
+    steps: dict[str, int],
+) -> tuple[Table, dict[str, float]]:
+    """The metrics of every arm at every seed, and each arm's samples per second."""
+    cells = [(seed, arm) for seed in seeds for arm in steps]
+    runs = pool.map(
+        lambda cell: _train(work / f"seed{cell[0]}", values, *cell, steps[cell[1]]), cells
+    )
+    table: Table = {arm: {} for arm in steps}
+    rates: dict[str, list[float]] = {arm: [] for arm in steps}
+    for (_, arm), (metrics, rate) in zip(
+        cells, tqdm(runs, total=len(cells), desc="science", unit="run"), strict=True
+    ):
+        rates[arm].append(rate)
+        for name, metric in METRICS.items():
+            table[arm].setdefault(name, []).append(metrics[metric])
+    return table, {arm: median(of) for arm, of in rates.items()}
 
 
 def _prepare(folder: Path, values: dict[str, Any], seed: int) -> None:
@@ -110,7 +181,10 @@ def _prepare(folder: Path, values: dict[str, Any], seed: int) -> None:
 def shuffle(pairs: Path, source: Path, out: Path, seed: int) -> None:
     """Give each key the rewrites of another: as diverse as before, but of other images."""
     table = rewrites.read(source)
-    provenance = table["provenance"].to_pylist()
+    provenance = [
+        [{name: value for name, value in one.items() if value is not None} for one in of]
+        for of in table["provenance"].to_pylist()
+    ]
     random.Random(seed).shuffle(provenance)
     by_key = dict(zip(table["key"].to_pylist(), provenance, strict=True))
     with manifest.complete_or_absent(out) as folder:
@@ -120,20 +194,23 @@ def shuffle(pairs: Path, source: Path, out: Path, seed: int) -> None:
         writer.close(shuffled_with_seed=seed)
 
 
-def _train(folder: Path, values: dict[str, Any], seed: int, arm: str) -> dict[str, float]:
-    """The metrics of one arm at one seed."""
-    run, report = folder / arm, folder / arm / "report"
+def _train(
+    folder: Path, values: dict[str, Any], seed: int, arm: str, steps: int
+) -> tuple[dict[str, float], float]:
+    """The metrics of one arm at one seed, and its samples per second in training."""
+    run = folder / f"{arm}-{steps}"
     run.mkdir(exist_ok=True)
-    params = {**values, "pretrain": {**values["pretrain"], "recipe": ARMS[arm], "seed": seed}}
-    texts = folder / ("rewrites-shuffled" if arm == "laclip-shuffled" else "rewrites")
-    checkpoint = run / "checkpoint"
+    changes = {**ARMS[arm].pretrain, "seed": seed, "steps": steps}
+    params = {**values, "pretrain": {**values["pretrain"], **changes}}
+    checkpoint, report = run / "checkpoint", run / "report"
     if not checkpoint.exists():
-        _clipflow(run, "pretrain", params, "--pairs", folder / "pairs", "--rewrites", texts,
-                  "--checkpoint", checkpoint)  # fmt: skip
+        _clipflow(run, "pretrain", params, "--pairs", folder / "pairs", "--rewrites",
+                  folder / ARMS[arm].texts, "--checkpoint", checkpoint)  # fmt: skip
     if not report.exists():
         _clipflow(run, "evaluate", params, "--checkpoint", checkpoint,
                   "--benchmarks", folder / "benchmarks", "--report", report)  # fmt: skip
-    return dict(json.loads((report / "metrics.json").read_text()))
+    rates = pq.read_table(checkpoint / checkpoints.HISTORY)["samples_per_second"].to_pylist()
+    return dict(json.loads((report / "metrics.json").read_text())), median(rates)
 
 
 def _clipflow(folder: Path, stage: str, values: dict[str, Any], *flags: str | Path) -> None:
@@ -158,20 +235,30 @@ def _clipflow(folder: Path, stage: str, values: dict[str, Any], *flags: str | Pa
         raise SystemExit(f"{stage} failed, see {log}:\n{log.read_text()[-2000:]}")
 
 
-def _print(table: dict[str, dict[str, list[float]]]) -> None:
-    """Mean and standard deviation in %, and the paired gain over CLIP."""
-    lines = ["| | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
+def shown(table: Table, steps: dict[str, int], rates: dict[str, float]) -> str:
+    """Mean and standard deviation in %, and below them the paired gains over each control."""
+    lines = [
+        "| | steps | samples/s | " + " | ".join(METRICS) + " |",
+        "|---" * (len(METRICS) + 3) + "|",
+    ]
     for arm, metrics in table.items():
-        cells = []
-        for name, values in metrics.items():
-            spread = stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{100 * mean(values):.1f} +- {100 * spread:.1f}")
-            if arm != "clip":
-                gains = [a - b for a, b in zip(values, table["clip"][name], strict=True)]
-                won = sum(gain > 0 for gain in gains)
-                cells[-1] += f" ({100 * mean(gains):+.1f}, {won}/{len(gains)})"
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    sys.stdout.write("\n".join(lines) + "\n")
+        cells = [f"{100 * mean(of):.1f} ± {_spread(of):.1f}" for of in metrics.values()]
+        lines.append(f"| {arm} | {steps[arm]} | {rates[arm]:.0f} | {' | '.join(cells)} |")
+        for control in ARMS[arm].controls:
+            gains = [
+                [a - b for a, b in zip(of, table[control][name], strict=True)]
+                for name, of in metrics.items()
+            ]
+            cells = [
+                f"{100 * mean(of):+.1f} ± {_spread(of):.1f}, {sum(g > 0 for g in of)}/{len(of)}"
+                for of in gains
+            ]
+            lines.append(f"| ... over {control} | | | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> float:
+    return 100 * stdev(values) if len(values) > 1 else 0.0
 
 
 if __name__ == "__main__":
