@@ -17,9 +17,12 @@ from clipflow.model.batch import Batch
 from clipflow.model.texts import Texts
 from clipflow.model.tiled import TILE_ELEMENTS
 from clipflow.model.towers import Towers
+from clipflow.pretrain import phases
 from clipflow.pretrain.optimiser import adamw, clip_gradients
 from clipflow.pretrain.params import Params
+from clipflow.recipes import Phase
 
+FULL = Phase(steps=1, warmup_steps=0)
 PROBE = 16
 """Samples by which arithmetic and memory per sample are counted."""
 TIMED_BATCHES = 8, 32
@@ -59,6 +62,21 @@ class Plan:
     dollars: float | None
     basis: str
     """What the time was estimated from."""
+    by_phase: list[PhaseCost]
+    """Each phase by itself; the figures above are means over all steps, of the memory the most."""
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """The estimate for one phase."""
+
+    steps: int
+    what: str
+    """The phase in words."""
+    flops_per_sample: float
+    activations: float
+    """Bytes per device."""
+    step_s: float
 
 
 def plan(
@@ -87,25 +105,19 @@ def plan(
         params.architecture,
         params.recipe.temperature_init,
         logit_bias_init=params.recipe.logit_bias_init,
-        patch_dropout=params.patch_dropout,
     ).train()
+    phases.check(params, towers)
     for name in params.locked:
         towers.lock(name)
     num_texts = len(params.texts_of("a caption", [], random.Random(0)))
-    flops, kept = _per_sample(copy.deepcopy(towers).to("meta"), num_texts, tokens_per_text)
     trained = sum(p.numel() for p in towers.parameters() if p.requires_grad)
     total = sum(p.numel() for p in towers.parameters())
     on_gpu = device_type != "cpu"
     half = params.precision == "bfloat16" or (on_gpu and params.precision == "auto")
-    activations = min(local, params.chunk_size or local) * kept * (0.5 if half else 1.0)
     embeddings = 4 * 4 * params.batch_size * _width(towers) * (1 + num_texts)  # and their gradients
     copies = 4 + bool(params.ema_decay)  # weights, gradients, two moments, average
     repeated = 4 * (total + (copies - 1) * trained) / (devices if params.sharded else 1)
-    memory = repeated + activations + embeddings + 4 * 4 * TILE_ELEMENTS
-    if params.chunk_size and params.chunk_size < local:
-        flops *= 4 / 3  # towers are run once more
     if device_type == "cpu":
-        step_s = _timed_step(towers, params, local, num_texts, tokens_per_text)
         device_memory, basis = (
             float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
             "a few steps timed on this machine",
@@ -113,22 +125,42 @@ def plan(
     else:
         device = DEVICES[device_type]
         peak = device.bfloat16_tflops if half else device.float32_tflops
-        step_s = flops * local / (peak * 1e12 * utilisation)
         device_memory = device.memory_gib * 2**30
         basis = (
             f"{peak:g} TFLOP/s, of which {utilisation:.0%} assumed, loader and network not counted"
         )
+    costs = []
+    for phase in params.phases:
+        length = min(tokens_per_text, phase.text_tokens or tokens_per_text)
+        flops, kept = _per_sample(copy.deepcopy(towers).to("meta"), num_texts, length, phase)
+        if params.chunk_size and params.chunk_size < local:
+            flops *= 4 / 3  # towers are run once more
+        step_s = (
+            _timed_step(towers, params, local, num_texts, length, phase)
+            if device_type == "cpu"
+            else flops * local / (peak * 1e12 * utilisation)
+        )
+        activations = min(local, params.chunk_size or local) * kept * (0.5 if half else 1.0)
+        what = phases.describe(phase, towers)
+        costs.append(PhaseCost(phase.steps, what, flops, activations, step_s))
+    memory = repeated + max(c.activations for c in costs) + embeddings + 4 * 4 * TILE_ELEMENTS
+    flops = sum(c.steps * c.flops_per_sample for c in costs) / params.steps
+    step_s = sum(c.steps * c.step_s for c in costs) / params.steps
     hours = params.steps * step_s / 3600
     return Plan(
         total, trained, flops, memory / 2**30, device_memory / 2**30, step_s, hours,
-        None if price is None else price * hours * devices, basis,
+        None if price is None else price * hours * devices, basis, costs,
     )  # fmt: skip
 
 
-def _per_sample(towers: Towers, num_texts: int, tokens_per_text: int) -> tuple[float, float]:
+def _per_sample(
+    towers: Towers, num_texts: int, tokens_per_text: int, phase: Phase = FULL
+) -> tuple[float, float]:
     """Floating-point operations, forward and backward, and bytes kept in between, of one sample."""
     device = towers.clip.logit_scale.device
-    images = torch.zeros(PROBE, 3, towers.image_size_px, towers.image_size_px, device=device)
+    side = phases.side_px(phase, towers.image_size_px, towers.patch_size_px)
+    images = torch.zeros(PROBE, 3, side, side, device=device)
+    patches = _patches(towers, phase, PROBE, device)
     tokens = torch.zeros(PROBE * num_texts, tokens_per_text, dtype=torch.long, device=device)
     kept: dict[int, Tensor] = {}
 
@@ -139,7 +171,7 @@ def _per_sample(towers: Towers, num_texts: int, tokens_per_text: int) -> tuple[f
 
     with FlopCounterMode(display=False) as flops:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-            sums = towers.image(images).sum() + towers.text(tokens).sum()
+            sums = towers.image(images, patches).sum() + towers.text(tokens).sum()
         num_bytes = sum(value.untyped_storage().nbytes() for value in kept.values())
         sums.backward()
     towers.zero_grad()
@@ -151,22 +183,31 @@ def _width(towers: Towers) -> int:
     return int(towers.config["model_cfg"]["embed_dim"])
 
 
+def _patches(towers: Towers, phase: Phase, num: int, device: torch.device) -> Tensor | None:
+    """The first patches of each image, as many as the phase keeps."""
+    if not phase.patch_dropout or towers.patch_size_px is None:
+        return None
+    _, kept = phases.num_patches(phase, towers.image_size_px, towers.patch_size_px)
+    return torch.arange(kept, device=device).repeat(num, 1)
+
+
 def _timed_step(
-    towers: Towers, params: Params, local: int, num_texts: int, tokens_per_text: int
+    towers: Towers, params: Params, local: int, num_texts: int, tokens_per_text: int, phase: Phase
 ) -> float:
     """Seconds of a step of `local` samples here, without the loader, from smaller steps."""
     objective = params.recipe.objective(towers)
     optimiser = adamw(objective, towers, params)
 
     def seconds(batch: int) -> float:
-        size = towers.image_size_px
+        size = phases.side_px(phase, towers.image_size_px, towers.patch_size_px)
         images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8)
+        patches = _patches(towers, phase, batch, images.device)
         tokens = torch.randint(1, 1000, (batch * num_texts, tokens_per_text))
         texts = Texts((tokens,), torch.arange(len(tokens)).view(batch, num_texts), tokens.numel())
         times = []
         for _ in range(4):
             start = time.perf_counter()
-            objective(Batch(images, texts))["loss"].backward()
+            objective(Batch(images, texts, patches=patches))["loss"].backward()
             clip_gradients(objective, None)
             optimiser.step()
             optimiser.zero_grad()
@@ -200,4 +241,9 @@ def describe(found: Plan, params: Params, devices: int, device_type: str) -> str
     }
     if found.dollars is not None:
         lines["cost"] = f"{found.dollars:,.0f} dollars"
+    for number, phase in enumerate(found.by_phase if len(found.by_phase) > 1 else []):
+        lines[f"phase {number}"] = (
+            f"{phase.what}: {phase.flops_per_sample / 1e9:.3g} GFLOP a sample, {phase.step_s:.3g} s a step,"
+            f" {phase.steps * phase.step_s / 3600:.3g} h"
+        )
     return "\n".join(f"{name:<12}{text}" for name, text in lines.items())

@@ -33,6 +33,7 @@ def test_two_processes_equal_one(
 ) -> None:
     values["pretrain"] |= {
         "recipe": recipe,
+        "architecture": "clipflow-tiny-vit",
         "steps": 20,
         "log_every": 1,
         "checkpoint_every": 15,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from clipflow.model.texts import Texts
@@ -22,9 +22,14 @@ class Batch(NamedTuple):
     """Which pairs these are."""
     damaged: Sequence[str] = ()
     """Keys of samples that could not be read and were replaced."""
+    patches: Int[Tensor, "batch kept"] | None = None
+    """Which of each image's patches the tower sees, counted row by row; None: all."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
+        patches = self.patches
         return self._replace(
-            images=self.images.to(device, non_blocking=True), texts=self.texts.to(device)
+            images=self.images.to(device, non_blocking=True),
+            texts=self.texts.to(device),
+            patches=None if patches is None else patches.to(device, non_blocking=True),
         )

@@ -25,7 +25,8 @@ class Contrastive(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, to be minimised, and the `logit_scale` beside it."""
-        image, text = self.towers.embed_images(batch.images), self.towers.embed_texts(batch.texts)
+        image = self.towers.embed_images(batch.images, batch.patches)
+        text = self.towers.embed_texts(batch.texts)
         return {"loss": self.loss(image, text), "logit_scale": self.towers.scale.detach()}
 
     def loss(

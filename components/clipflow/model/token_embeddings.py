@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from clipflow.errors import ParamsError
 from clipflow.model.blocks import unpooled
+from clipflow.model.patches import embedded
 from clipflow.model.texts import Texts
 from clipflow.model.towers import Towers, project
 
@@ -36,15 +37,19 @@ def check(towers: Towers, recipe: str) -> None:
             )
 
 
-def embed_image_tokens(towers: Towers, images: UInt8[Tensor, "batch height width 3"]) -> Tokens:
-    """A batch's images, by chunks; dropped patches are not among the tokens."""
+def embed_image_tokens(
+    towers: Towers,
+    images: UInt8[Tensor, "batch height width 3"],
+    patches: Int[Tensor, "batch kept"] | None = None,
+) -> Tokens:
+    """A batch's images, or some of their patches, by chunks; no other patches are among the tokens."""
 
-    def embed(chunk: Tensor) -> Tokens:
+    def embed(chunk: Tensor, kept: Tensor | None) -> Tokens:
         visual = towers.clip.visual
-        embedded = unpooled(
-            visual.transformer, visual._embeds(towers.normalise(chunk)), causal=False
+        tokens = embedded(visual, towers.normalise(chunk), kept)
+        projected = project(
+            visual.ln_post(unpooled(visual.transformer, tokens, causal=False)), visual.proj
         )
-        projected = project(visual.ln_post(embedded), visual.proj)
         tokens = projected[:, 1:]
         return Tokens(
             functional.normalize(projected[:, 0], dim=-1),
@@ -52,8 +57,7 @@ def embed_image_tokens(towers: Towers, images: UInt8[Tensor, "batch height width
             tokens.new_ones(tokens.shape[:2], dtype=torch.bool),
         )
 
-    chunks = images.split(towers.chunk_size or len(images))
-    return _joined([towers.cached(embed, chunk) for chunk in chunks])
+    return _joined([towers.cached(embed, *chunk) for chunk in towers.image_chunks(images, patches)])
 
 
 def embed_text_tokens(towers: Towers, texts: Texts) -> Tokens:
@@ -61,9 +65,9 @@ def embed_text_tokens(towers: Towers, texts: Texts) -> Tokens:
 
     def embed(ids: Int[Tensor, "chunk length"]) -> Tokens:
         text = towers.clip.text
-        embedded = text.token_embedding(ids) + text.positional_embedding[: ids.shape[1]]
-        embedded = text.ln_final(unpooled(text.transformer, embedded, causal=True))
-        projected = project(embedded, text.text_projection)
+        tokens = text.token_embedding(ids) + text.positional_embedding[: ids.shape[1]]
+        tokens = text.ln_final(unpooled(text.transformer, tokens, causal=True))
+        projected = project(tokens, text.text_projection)
         end = ids.argmax(1)  # the end-of-text token has the largest id
         present = torch.arange(ids.shape[1], device=ids.device) <= end[:, None]
         pooled = functional.normalize(projected[torch.arange(len(ids)), end], dim=-1)

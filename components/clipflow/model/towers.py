@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clipflow.errors import ParamsError, did_you_mean
 from clipflow.model.blocks import adopt, pooled
+from clipflow.model.patches import embedded
 from clipflow.model.texts import Texts
 
 open_clip.add_model_config(Path(__file__).with_name("architectures"))
@@ -43,7 +44,6 @@ class Towers(nn.Module):
         temperature_init: float,
         *,
         logit_bias_init: float | None = None,
-        patch_dropout: float = 0.0,
         chunk_size: int | None = None,
     ) -> None:
         """Random initial weights; `chunk_size` images or texts are embedded at once (null: all).
@@ -55,13 +55,6 @@ class Towers(nn.Module):
         if architecture not in open_clip.list_models():
             hint = did_you_mean(architecture, open_clip.list_models())
             raise ParamsError(f"pretrain.architecture: no architecture '{architecture}'; {hint}")
-        if patch_dropout and not _has_patches(
-            open_clip.get_model_config(architecture)["vision_cfg"]
-        ):
-            raise ParamsError(
-                f"pretrain.patch_dropout: {patch_dropout} has no effect on '{architecture}', whose image"
-                " tower has no patches to leave out; set it to 0.0 or choose a ViT"
-            )
         self.architecture, self.chunk_size = architecture, chunk_size
         try:
             with _quiet():
@@ -70,7 +63,6 @@ class Towers(nn.Module):
                 self.clip = open_clip.create_model(
                     architecture,
                     force_custom_text=True,
-                    force_patch_dropout=patch_dropout or None,
                     pretrained_text=False,
                     init_logit_scale=math.log(1 / temperature_init),
                     **bias,
@@ -112,6 +104,12 @@ class Towers(nn.Module):
         return int(size if isinstance(size, int) else size[0])
 
     @property
+    def patch_size_px(self) -> int | None:
+        """Side of a patch; None if the image tower is no ViT of open_clip."""
+        visual = self.clip.visual
+        return int(visual.patch_size[0]) if isinstance(visual, VisionTransformer) else None
+
+    @property
     def config(self) -> dict[str, Any]:
         """What `open_clip_config.json` holds: open_clip builds the same model from it."""
         model_cfg = {**open_clip.get_model_config(self.architecture), "custom_text": True}
@@ -146,42 +144,72 @@ class Towers(nn.Module):
         pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.sub_(mean).div_(std)
 
-    def image(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Unit-length image embeddings."""
+    def image(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        patches: Int[Tensor, "batch kept"] | None = None,
+    ) -> Float[Tensor, "batch dim"]:
+        """Unit-length embeddings of images, or of some of their patches."""
         visual = self.clip.visual
-        if not self.pools_class_token:
+        if self.pools_class_token:
+            first = torch.zeros(len(images), dtype=torch.long, device=images.device)
+            tokens = embedded(visual, images, patches)
+            whole = visual.ln_post(pooled(visual.transformer, tokens, first, causal=False))
+        elif patches is None:
             return functional.normalize(visual(images), dim=-1)
-        first = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        embedded = pooled(visual.transformer, visual._embeds(images), first, causal=False)
-        return functional.normalize(project(visual.ln_post(embedded), visual.proj), dim=-1)
+        else:
+            whole, _ = visual._pool(visual.transformer(embedded(visual, images, patches)))
+        return functional.normalize(project(whole, visual.proj), dim=-1)
 
     def text(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
         """Unit-length text embeddings."""
         text = self.clip.text
-        embedded = trimmed(text, tokens) if self.trims_text else text(tokens)
-        return functional.normalize(embedded, dim=-1)
+        whole = trimmed(text, tokens) if self.trims_text else text(tokens)
+        return functional.normalize(whole, dim=-1)
 
     def embed_images(
-        self, images: UInt8[Tensor, "batch height width 3"]
+        self,
+        images: UInt8[Tensor, "batch height width 3"],
+        patches: Int[Tensor, "batch kept"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        """Unit-length embeddings of a batch's images, by chunks."""
-        chunks = images.split(self.chunk_size or len(images))
-        return torch.cat([self.cached(lambda c: self.image(self.normalise(c)), c) for c in chunks])
+        """Unit-length embeddings of a batch's images, or of some of their patches, by chunks."""
+        return torch.cat(
+            [
+                self.cached(lambda i, p: self.image(self.normalise(i), p), *chunk)
+                for chunk in self.image_chunks(images, patches)
+            ]
+        )
+
+    def image_chunks(
+        self,
+        images: UInt8[Tensor, "batch height width 3"],
+        patches: Int[Tensor, "batch kept"] | None,
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """So many images as are embedded at once, with their patches, after each other."""
+        size = self.chunk_size or len(images)
+        chunks = images.split(size)
+        return list(
+            zip(
+                chunks,
+                patches.split(size) if patches is not None else [None] * len(chunks),
+                strict=True,
+            )
+        )
 
     def embed_texts(self, texts: Texts) -> Float[Tensor, "batch texts dim"]:
         """Unit-length embeddings of a batch's texts, by groups and chunks."""
         chunks = [c for group in texts.groups for c in group.split(self.chunk_size or len(group))]
         return torch.cat([self.cached(self.text, chunk) for chunk in chunks])[texts.place]
 
-    def cached(self, embed: Callable[[Tensor], Out], chunk: Tensor) -> Out:
+    def cached(self, embed: Callable[..., Out], *chunk: Tensor | None) -> Out:
         """Gradient caching (Gao et al. 2021, arXiv:2101.06983, section 3): only embeddings are kept.
 
         Backward embeds the chunk once more, with the same random numbers, so that never more than one
         chunk's activations are in memory and the loss still sees the whole batch.
         """
         if self.chunk_size is None:
-            return embed(chunk)
-        again: Out = checkpoint(embed, chunk, use_reentrant=False)
+            return embed(*chunk)
+        again: Out = checkpoint(embed, *chunk, use_reentrant=False)
         return again
 
     def compile_parts(self) -> None:
@@ -228,15 +256,10 @@ def trims(text: nn.Module) -> bool:
 
 def trimmed(text: Any, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
     """What a tower that `trims` makes of such ids."""
-    embedded = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
+    tokens_in = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
     end = tokens.argmax(dim=1)  # the end-of-text token has the largest id
-    embedded = text.ln_final(pooled(text.transformer, embedded, end, causal=True))
-    return project(embedded, text.text_projection)
-
-
-def _has_patches(vision_cfg: dict[str, Any]) -> bool:
-    """Whether an image tower is open_clip's own ViT."""
-    return "timm_model_name" not in vision_cfg and isinstance(vision_cfg.get("layers", 12), int)
+    whole = text.ln_final(pooled(text.transformer, tokens_in, end, causal=True))
+    return project(whole, text.text_projection)
 
 
 def project(

@@ -16,17 +16,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipflow.errors import ArtifactError, ParamsError
 from clipflow.model.batch import Batch
+from clipflow.model.shortening import shortened
 from clipflow.model.texts import grouped
 from clipflow.model.tokens import Tokenizer
 from clipflow.model.towers import Towers
+from clipflow.pretrain import phases
 from clipflow.pretrain.params import Params
 from clipflow.pretrain.samples import Samples
+from clipflow.recipes import Phase, at
 
 ASPECT_RATIOS = 3 / 4, 4 / 3
 MAX_DAMAGED_IN_A_ROW = 10
@@ -36,10 +40,11 @@ DRAFT_GAP = 2
 
 @dataclass(frozen=True)
 class Draw:
-    """A pair's row, and the epoch that seeds its crop and its caption."""
+    """A pair's row, the epoch that seeds its crop and its caption, and the phase that it is shown in."""
 
     row: int
     epoch: int
+    phase: Phase
 
 
 class Order(Sampler[list[Draw]]):
@@ -76,7 +81,8 @@ class Order(Sampler[list[Draw]]):
                 seed = random.Random(f"{self.params.seed}/order/{epoch}").getrandbits(63)
                 rows = torch.randperm(self.num_pairs, generator=torch.Generator().manual_seed(seed))
             first = step % steps_per_epoch * size
-            yield [Draw(int(row), epoch) for row in rows[first : first + size][self.local]]
+            _, _, phase = at(self.params.phases, step)
+            yield [Draw(int(row), epoch, phase) for row in rows[first : first + size][self.local]]
 
 
 class View(NamedTuple):
@@ -87,13 +93,18 @@ class View(NamedTuple):
     row: int
     damaged: list[str]
     """Keys of the samples that could not be read and that this one stands in for."""
+    draw: Draw
+    """What was asked for."""
+    patches: list[int] | None
+    """Which patches of the image are kept; None: all."""
 
 
 class Views(Dataset[View]):
     """What each pair becomes: a random crop of its image, and the texts that it shows."""
 
-    def __init__(self, samples: Samples, params: Params, size_px: int) -> None:
-        self.samples, self.params, self.size_px = samples, params, size_px
+    def __init__(self, samples: Samples, params: Params, towers: Towers) -> None:
+        self.samples, self.params = samples, params
+        self.size_px, self.patch_size_px = towers.image_size_px, towers.patch_size_px
 
     def __getitem__(self, draw: Draw) -> View:
         """The pair's view, or that of the next pair whose image can be read.
@@ -106,16 +117,22 @@ class Views(Dataset[View]):
             rng = random.Random(f"{self.params.seed}/{draw.epoch}/{row}")
             texts = self.params.texts_of(*self.samples.texts(row), rng)
             try:
-                image = cropped(
-                    self.samples.image(row), self.size_px, self.params.crop_scale_min, rng
-                )
-                return View(image, texts, row, damaged)
+                side = phases.side_px(draw.phase, self.size_px, self.patch_size_px)
+                image = cropped(self.samples.image(row), side, self.params.crop_scale_min, rng)
+                return View(image, texts, row, damaged, draw, self._patches(draw.phase, rng))
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
                 damaged.append(self.samples.key(row))
         raise ArtifactError(
             f"{self.samples.shards[0].parent}: {MAX_DAMAGED_IN_A_ROW} images in a row can't be read, from"
             f" key '{damaged[0]}' to '{damaged[-1]}'; make it again with 'clipflow ingest'"
         )
+
+    def _patches(self, phase: Phase, rng: random.Random) -> list[int] | None:
+        """Which patches are kept: any set of so many is as likely as any other."""
+        if not phase.patch_dropout or self.patch_size_px is None:
+            return None
+        there, kept = phases.num_patches(phase, self.size_px, self.patch_size_px)
+        return sorted(rng.sample(range(there), kept))
 
 
 def cropped(
@@ -162,20 +179,40 @@ def crop_box(
 
 
 class Collate:
-    """Stacks views, and tokenises and groups their texts."""
+    """Stacks views, and tokenises, shortens and groups their texts."""
 
-    def __init__(self, towers: Towers) -> None:
+    def __init__(self, towers: Towers, seed: int) -> None:
         self.tokenize, self.trims_text = Tokenizer(towers.tokenizer), towers.trims_text
+        self.seed = seed
 
     def __call__(self, views: list[View]) -> Batch:
         """One batch."""
         tokens = self.tokenize([text for view in views for text in view.texts])
+        phase = views[0].draw.phase
+        if phase.text_tokens is not None and phase.text_tokens < tokens.shape[1]:
+            tokens = self._shortened(tokens.unflatten(0, (len(views), -1)), views, phase)
         return Batch(
             images=torch.from_numpy(np.stack([view.image for view in views])),
             texts=grouped(tokens.unflatten(0, (len(views), -1)), trims=self.trims_text),
             rows=[view.row for view in views],
             damaged=[key for view in views for key in view.damaged],
+            patches=torch.tensor([view.patches for view in views]) if views[0].patches else None,
         )
+
+    def _shortened(
+        self, tokens: Int[Tensor, "batch texts context"], views: list[View], phase: Phase
+    ) -> Int[Tensor, "all length"]:
+        """The texts as the phase shows them, drawn anew for each pair in each epoch."""
+        length = phase.text_tokens or tokens.shape[2]
+        short = tokens.new_zeros(*tokens.shape[:2], length)
+        ends = tokens.argmax(2).tolist()  # the end-of-text token has the largest id
+        for place, view in enumerate(views):
+            rng = random.Random(f"{self.seed}/tokens/{view.draw.epoch}/{view.row}")
+            for version, end in enumerate(ends[place]):
+                ids = tokens[place, version, : end + 1].tolist()
+                kept = shortened(ids, length, phase.shortening, rng)
+                short[place, version, : len(kept)] = torch.tensor(kept)
+        return short.flatten(0, 1)
 
 
 def num_workers() -> int:
@@ -202,9 +239,9 @@ def loader(
     """Batches of this process from step `start` to the end."""
     workers = num_workers()
     return DataLoader(
-        Views(samples, params, towers.image_size_px),  # type: ignore[arg-type]
+        Views(samples, params, towers),  # type: ignore[arg-type]
         batch_sampler=Order(len(samples), params, start=start, rank=rank, world=world),
-        collate_fn=Collate(towers),
+        collate_fn=Collate(towers, params.seed),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from clipflow.model.towers import LAYER, Towers
 from clipflow.pretrain.params import Params
 from clipflow.pretrain.sharding import own
+from clipflow.recipes import at
 
 LR_BEFORE_WARMUP = 1e-6
 BELOW_BLOCKS = re.compile(r"embed|conv1|stem|cls_token|ln_pre|norm_pre")
@@ -66,13 +67,17 @@ def _lr_factors(towers: Towers, params: Params) -> dict[nn.Parameter, float]:
 
 
 def learning_rate(step: int, params: Params) -> float:
-    """Linear from 1e-6 to `lr` over the warm-up, then by the schedule down to `lr_min`."""
-    if step < params.warmup_steps:
-        share = step / params.warmup_steps
-        return LR_BEFORE_WARMUP + share * (params.lr - LR_BEFORE_WARMUP)
-    share = (step - params.warmup_steps) / max(1, params.steps - params.warmup_steps)
+    """Linear from 1e-6 to `lr` over the warm-up, then by the schedule down to `lr_min`.
+
+    So in each phase, times its factor.
+    """
+    _, step, phase = at(params.phases, step)
+    if step < phase.warmup_steps:
+        share = step / phase.warmup_steps
+        return phase.lr_factor * (LR_BEFORE_WARMUP + share * (params.lr - LR_BEFORE_WARMUP))
+    share = (step - phase.warmup_steps) / max(1, phase.steps - phase.warmup_steps)
     left = {"cosine": (1 + math.cos(math.pi * share)) / 2, "linear": 1 - share, "constant": 1.0}
-    return params.lr_min + (params.lr - params.lr_min) * left[params.schedule]
+    return phase.lr_factor * (params.lr_min + (params.lr - params.lr_min) * left[params.schedule])
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, step: int, params: Params) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from clipflow.catalogue import Section
-from clipflow.recipes import Recipe, TextPolicy, shown
+from clipflow.recipes import Phase, Recipe, TextPolicy, shown
 
 
 class Params(Section):
@@ -26,22 +26,22 @@ class Params(Section):
     locked: list[Literal["image", "text"]]
     """Towers that are not trained. `[image]` is LiT's contrastive tuning (Zhai et al. 2022)."""
     patch_dropout: float = Field(ge=0, lt=1)
-    """Share of image patches left out of each training step (FLIP, Li et al. 2023, uses 0.5 to 0.75)."""
+    """Share of image patches that every training step leaves out; recipes with phases have their own."""
     batch_size: int = Field(ge=2)
     """Global batch size over all devices: it sets the number of negatives."""
     chunk_size: int | None = Field(ge=1)
     """Samples that a device's towers take at once, by gradient caching (Gao et al. 2021): less memory for
     a third more time, the same negatives and gradients. null: a device's whole share of the batch."""
     steps: int = Field(ge=1)
-    """Optimizer steps."""
+    """Optimizer steps, those of all phases together."""
     warmup_steps: int = Field(ge=0)
-    """Steps of linear warm-up from 1e-6 to `lr`."""
+    """Steps of linear warm-up from 1e-6 to `lr`, at the beginning of the first phase."""
     schedule: Literal["cosine", "linear", "constant"]
     """How the learning rate goes from `lr` to `lr_min` after warm-up. CLIP and LaCLIP: cosine."""
     lr: float = Field(gt=0)
     """Peak learning rate."""
     lr_min: float = Field(ge=0)
-    """Learning rate of the last step; without effect on `constant`."""
+    """Learning rate that the schedule ends at; without effect on `constant`."""
     lr_factors: dict[Literal["image", "text"], Annotated[float, Field(ge=0)]]
     """Factors on the learning rate of a tower, `{image: 0.1}`; towers not named have 1."""
     layer_decay: float = Field(gt=0, le=1)
@@ -91,6 +91,26 @@ class Params(Section):
                 " null, or choose a recipe that takes any texts, such as clip"
             )
         return texts
+
+    @field_validator("patch_dropout")
+    @classmethod
+    def _fit_the_phases(cls, patch_dropout: float, info: ValidationInfo) -> float:
+        recipe = info.data.get("recipe")
+        if patch_dropout and recipe:
+            whole = Phase(steps=2, warmup_steps=0, patch_dropout=patch_dropout)
+            if any(phase.patch_dropout != patch_dropout for phase in recipe.phases(whole)):
+                raise ValueError(
+                    f"expected 0.0, since recipe '{recipe.name}' says itself which patches its phases leave"
+                    f" out; set 0.0 and change 'recipes.{recipe.name}'"
+                )
+        return patch_dropout
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Training in its order."""
+        return self.recipe.phases(
+            Phase(self.steps, self.warmup_steps, patch_dropout=self.patch_dropout)
+        )
 
     def texts_of(self, caption: str, rewrites: list[str], rng: random.Random) -> list[str]:
         """The texts that a pair shows in a step, by `texts` or the recipe."""

@@ -15,7 +15,7 @@ from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError
 from clipflow.model.towers import Towers
-from clipflow.pretrain import export, facts, processes, sharding
+from clipflow.pretrain import export, facts, phases, processes, sharding
 from clipflow.pretrain.average import Average
 from clipflow.pretrain.loader import loader
 from clipflow.pretrain.optimiser import adamw
@@ -60,6 +60,8 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
         accelerator.device.type, accelerator.mixed_precision.replace("no", "float32"),
         ", sharded" if model is objective and accelerator.num_processes > 1 else "",
     )  # fmt: skip
+    for number, phase in enumerate(params.phases if len(params.phases) > 1 else []):
+        logger.info("phase %d: %s", number, phases.describe(phase, towers))
     with Scratch(params, towers.config, inputs).locked(accelerator.is_main_process) as scratch:
         if scratch.made(checkpoint):
             logger.info("%s: made by an earlier try", checkpoint)
@@ -111,14 +113,18 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
 
 
 def build(params: Params) -> Towers:
-    """The towers as training starts. Raises ArtifactError for initial weights of another architecture."""
+    """The towers as training starts.
+
+    Raises ArtifactError for initial weights of another architecture, ParamsError if the towers can't take
+    what the phases show them.
+    """
     towers = Towers(
         params.architecture,
         params.recipe.temperature_init,
         logit_bias_init=params.recipe.logit_bias_init,
-        patch_dropout=params.patch_dropout,
         chunk_size=params.chunk_size,
     )
+    phases.check(params, towers)
     if params.initial_weights:
         folder = Path(params.initial_weights)
         made_with = checkpoint_artifact.read(folder)["architecture"]

@@ -15,6 +15,7 @@ from torch import nn
 from clipflow import log, track
 from clipflow.model.batch import Batch
 from clipflow.model.towers import Towers
+from clipflow.pretrain import phases
 from clipflow.pretrain.average import Average
 from clipflow.pretrain.loader import advice
 from clipflow.pretrain.meter import Meter
@@ -80,6 +81,7 @@ class Training:
                 bar.update()
                 if state.step % params.log_every == 0 or state.step == params.steps:
                     row = {**meter.read(params.batch_size, accelerator), "lr": lr}
+                    row |= phases.number(params, state.step - 1)
                     self._log(row)
                     bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
                 stop, save = agreement.ask(bool(self.stop), due(state.step))

@@ -1,8 +1,8 @@
 """Recipes: pre-training methods. One file per method; the file's name is its name.
 
 A recipe's fields are its keys under `recipes:` in params.yaml. Its methods are the ways in which
-methods differ: what is minimised, and which texts a pair shows where that is part of the method. Every
-other recipe takes any of the text policies, by `pretrain.texts`.
+methods differ: what is minimised, in which phases, and which texts a pair shows where that is part of the
+method. Every other recipe takes any of the text policies, by `pretrain.texts`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from clipflow.catalogue import Catalogue, Choice
+from clipflow.model.shortening import Shortening
+from clipflow.recipes._phases import Phase, Tuning, at
 from clipflow.recipes._texts import TextPolicy, shown
 
 if TYPE_CHECKING:
@@ -23,7 +25,17 @@ if TYPE_CHECKING:
 
     from clipflow.model.towers import Towers
 
-__all__ = ["CATALOGUE", "Recipe", "TextPolicy", "shown", "table"]
+__all__ = [
+    "CATALOGUE",
+    "Phase",
+    "Recipe",
+    "Shortening",
+    "TextPolicy",
+    "Tuning",
+    "at",
+    "shown",
+    "table",
+]
 
 
 class Recipe(Choice):
@@ -50,6 +62,10 @@ class Recipe(Choice):
     def logit_bias_init(self) -> float | None:
         """Where a learned bias of the logits starts, if the objective has one."""
         return None
+
+    def phases(self, whole: Phase) -> list[Phase]:
+        """Training in its order, with as many steps as `whole`, which is what `pretrain` says of it."""
+        return [whole]
 
     @abstractmethod
     def objective(self, towers: Towers) -> nn.Module:
