@@ -128,6 +128,18 @@ def test_gradient_caching_changes_nothing(chosen: Params) -> None:
     torch.testing.assert_close(from_cache, gradients, atol=1e-5, rtol=1e-3)
 
 
+def test_left_out_patches_are_not_seen(chosen: Params, towers: Towers) -> None:
+    """An objective that passes its batch's patches on can't tell what the other patches show."""
+    objective, half = chosen.recipe.objective(towers.eval()).eval(), batch(chosen, towers)
+    images = half.images.clone()
+    images[:, :, 32:] = 255 - images[:, :, 32:]
+    left = torch.arange(64).view(8, 8)[:, :4].flatten().repeat(len(images), 1)
+    torch.manual_seed(0)
+    seen = objective(half._replace(patches=left))["loss"]
+    torch.manual_seed(0)
+    assert torch.equal(objective(half._replace(patches=left, images=images))["loss"], seen)
+
+
 def test_laclip_draws_uniformly_and_keeps_no_one_word_text(stage_params: Any) -> None:
     """P(original) = P(each rewrite) = 1/5; "vehicle" gives way to the original, which has 2/5."""
     laclip = stage_params("pretrain", recipe="laclip")
