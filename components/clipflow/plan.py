@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import random
 import time
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipflow.errors import ParamsError, did_you_mean
@@ -110,8 +110,9 @@ def plan(
     for name in params.locked:
         towers.lock(name)
     num_texts = len(params.texts_of("a caption", [], random.Random(0)))
-    trained = sum(p.numel() for p in towers.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in towers.parameters())
+    objective = params.recipe.objective(towers).train()
+    trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in objective.parameters())
     on_gpu = device_type != "cpu"
     half = params.precision == "bfloat16" or (on_gpu and params.precision == "auto")
     embeddings = 4 * 4 * params.batch_size * _width(towers) * (1 + num_texts)  # and their gradients
@@ -132,11 +133,12 @@ def plan(
     costs = []
     for phase in params.phases:
         length = min(tokens_per_text, phase.text_tokens or tokens_per_text)
-        flops, kept = _per_sample(copy.deepcopy(towers).to("meta"), num_texts, length, phase)
+        with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone are computed
+            flops, kept = _per_sample(objective, probe(params, towers, PROBE, length, phase))
         if params.chunk_size and params.chunk_size < local:
             flops *= 4 / 3  # towers are run once more
         step_s = (
-            _timed_step(towers, params, local, num_texts, length, phase)
+            _timed_step(objective, towers, params, local, length, phase)
             if device_type == "cpu"
             else flops * local / (peak * 1e12 * utilisation)
         )
@@ -153,15 +155,36 @@ def plan(
     )  # fmt: skip
 
 
-def _per_sample(
-    towers: Towers, num_texts: int, tokens_per_text: int, phase: Phase = FULL
-) -> tuple[float, float]:
-    """Floating-point operations, forward and backward, and bytes kept in between, of one sample."""
-    device = towers.clip.logit_scale.device
+def probe(
+    params: Params, towers: Towers, num: int, tokens_per_text: int, phase: Phase = FULL
+) -> Batch:
+    """A batch of `num` samples as the loader makes them in a phase, of noise."""
     side = phases.side_px(phase, towers.image_size_px, towers.patch_size_px)
-    images = torch.zeros(PROBE, 3, side, side, device=device)
-    patches = _patches(towers, phase, PROBE, device)
-    tokens = torch.zeros(PROBE * num_texts, tokens_per_text, dtype=torch.long, device=device)
+    num_texts = len(params.texts_of("a caption", [], random.Random(0)))
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randint(256, (*shape, side, side, 3), dtype=torch.uint8)
+
+    tokens = torch.randint(1, 1000, (num * num_texts, tokens_per_text))
+    place = torch.arange(len(tokens)).view(num, num_texts)
+    return Batch(
+        noise(num),
+        Texts((tokens,), place, tokens.numel()),
+        patches=_patches(towers, phase, num),
+        views=noise(num, params.recipe.num_views) if params.recipe.num_views else None,
+    )
+
+
+def _patches(towers: Towers, phase: Phase, num: int) -> Tensor | None:
+    """The first patches of each image, as many as the phase keeps."""
+    if not phase.patch_dropout or towers.patch_size_px is None:
+        return None
+    _, kept = phases.num_patches(phase, towers.image_size_px, towers.patch_size_px)
+    return torch.arange(kept).repeat(num, 1)
+
+
+def _per_sample(objective: nn.Module, batch: Batch) -> tuple[float, float]:
+    """Floating-point operations, forward and backward, and bytes kept in between, of one sample."""
     kept: dict[int, Tensor] = {}
 
     def keep(value: Tensor) -> Tensor:
@@ -171,11 +194,12 @@ def _per_sample(
 
     with FlopCounterMode(display=False) as flops:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-            sums = towers.image(images, patches).sum() + towers.text(tokens).sum()
+            loss = objective(batch)["loss"]
         num_bytes = sum(value.untyped_storage().nbytes() for value in kept.values())
-        sums.backward()
-    towers.zero_grad()
-    return flops.get_total_flops() / PROBE, num_bytes / PROBE
+        loss.backward()
+    objective.zero_grad()
+    num = len(batch.images)
+    return flops.get_total_flops() / num, num_bytes / num
 
 
 def _width(towers: Towers) -> int:
@@ -183,31 +207,23 @@ def _width(towers: Towers) -> int:
     return int(towers.config["model_cfg"]["embed_dim"])
 
 
-def _patches(towers: Towers, phase: Phase, num: int, device: torch.device) -> Tensor | None:
-    """The first patches of each image, as many as the phase keeps."""
-    if not phase.patch_dropout or towers.patch_size_px is None:
-        return None
-    _, kept = phases.num_patches(phase, towers.image_size_px, towers.patch_size_px)
-    return torch.arange(kept, device=device).repeat(num, 1)
-
-
 def _timed_step(
-    towers: Towers, params: Params, local: int, num_texts: int, tokens_per_text: int, phase: Phase
+    objective: nn.Module,
+    towers: Towers,
+    params: Params,
+    local: int,
+    tokens_per_text: int,
+    phase: Phase,
 ) -> float:
     """Seconds of a step of `local` samples here, without the loader, from smaller steps."""
-    objective = params.recipe.objective(towers)
     optimiser = adamw(objective, towers, params)
 
-    def seconds(batch: int) -> float:
-        size = phases.side_px(phase, towers.image_size_px, towers.patch_size_px)
-        images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8)
-        patches = _patches(towers, phase, batch, images.device)
-        tokens = torch.randint(1, 1000, (batch * num_texts, tokens_per_text))
-        texts = Texts((tokens,), torch.arange(len(tokens)).view(batch, num_texts), tokens.numel())
+    def seconds(num: int) -> float:
+        batch = probe(params, towers, num, tokens_per_text, phase)
         times = []
         for _ in range(4):
             start = time.perf_counter()
-            objective(Batch(images, texts, patches=patches))["loss"].backward()
+            objective(batch)["loss"].backward()
             clip_gradients(objective, None)
             optimiser.step()
             optimiser.zero_grad()

@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipflow.model import tiled
 from clipflow.model.attraction import repulsion
 from clipflow.model.info_nce import info_nce
+from clipflow.model.nt_xent import nt_xent
+from clipflow.model.projection_head import BatchNorm
 from clipflow.model.sigmoid import sigmoid_loss
 from fakes import dense
 
@@ -30,6 +32,7 @@ LOSSES: dict[str, tuple[Loss, Loss, int]] = {
         partial(dense.repulsion, temperature=1.5),
         0,
     ),
+    "nt_xent": (partial(nt_xent, temperature=0.1), partial(dense.nt_xent, temperature=0.1), 0),
 }
 """Ours, by its usual formula, and of how many scalars beside images and texts."""
 
@@ -74,3 +77,36 @@ def test_equals_the_dense_loss_of_one_process(tmp_path: Path, world: int) -> Non
         ours = [losses[0], torch.cat(images), torch.cat(texts), *(each[0] for each in scalars)]
         for value, expected in zip(ours, whole(name), strict=True):
             torch.testing.assert_close(value, expected, atol=2e-6, rtol=1e-5, msg=name)
+
+
+def normalised(rank: int, world: int, folder: str) -> None:
+    """One process's rows through batch norm; the outputs, and gradients averaged as DDP does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    own = slice(rank * NUM // world, (rank + 1) * NUM // world)
+    norm, (rows, weights, *_) = BatchNorm(8), dense.batch(NUM)
+    mine = (3 * rows + 1)[own].detach().requires_grad_()
+    out = norm(mine)
+    (out * weights[own]).mean().backward()
+    means = [norm.weight.grad, norm.bias.grad]
+    for each in means:
+        dist.all_reduce(each)
+        each /= world
+    torch.save((out.detach(), mine.grad / world, *means), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_batch_norm_is_that_of_the_whole_batch(tmp_path: Path, world: int) -> None:
+    """PyTorch's own, of all rows in one process."""
+    mp.start_processes(normalised, (world, str(tmp_path)), nprocs=world, start_method="fork")
+    parts = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(world)), strict=True)
+    outs, gradients, of_weight, of_bias = parts
+    norm, (rows, weights, *_) = nn.BatchNorm1d(8), dense.batch(NUM)
+    rows = (3 * rows + 1).detach().requires_grad_()
+    out = norm(rows)
+    (out * weights).mean().backward()
+    ours = torch.cat(outs), torch.cat(gradients), of_weight[0], of_bias[0]
+    theirs = out.detach(), rows.grad, norm.weight.grad, norm.bias.grad
+    for value, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(value, expected, atol=2e-6, rtol=1e-5)

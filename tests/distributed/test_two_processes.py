@@ -15,6 +15,7 @@ from clipflow.artifacts import checkpoint
 from clipflow.pretrain import stage
 from clipflow.recipes import CATALOGUE
 from fakes.launch import CAPTIONS, Launch, make_inputs, torchrun
+from fakes.recipes import architecture
 
 SHARDED = {"sharded": True, "clip_grad_norm": 1.0, "ema_decay": 0.5, "chunk_size": 4}
 
@@ -33,7 +34,7 @@ def test_two_processes_equal_one(
 ) -> None:
     values["pretrain"] |= {
         "recipe": recipe,
-        "architecture": "clipflow-tiny-vit",
+        "architecture": architecture(recipe),
         "steps": 20,
         "log_every": 1,
         "checkpoint_every": 15,

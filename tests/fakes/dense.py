@@ -48,3 +48,10 @@ def repulsion(images: Tensor, texts: Tensor, temperature: float) -> Tensor:
         weights = (-temperature * negatives).softmax(1)
         losses.append(-(weights * negatives).sum(1).mean())
     return torch.stack(losses).mean()
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of each of the 2N views, whose own column is masked, over the other 2N - 1."""
+    views = torch.cat([first, second])
+    logits = (views @ views.T / temperature).fill_diagonal_(-torch.inf)
+    return functional.cross_entropy(logits, torch.arange(len(views)).roll(len(first)))

@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from clipflow import plan as module
 from clipflow.cli import app
 from clipflow.errors import ParamsError
 from clipflow.model.batch import Batch
+from clipflow.model.contrastive import Contrastive
 from clipflow.model.towers import Towers
 from clipflow.plan import plan
 from clipflow.pretrain.optimiser import adamw
+from clipflow.recipes import CATALOGUE
 from fakes.artifacts import tokenized
+from fakes.recipes import architecture
 
 
 def test_arithmetic_is_the_published_count_less_what_is_left_out(stage_params: Any) -> None:
@@ -74,8 +78,35 @@ def test_activations_are_those_that_training_keeps(stage_params: Any) -> None:
         sums = towers.embed_images(images).sum() + towers.embed_texts(texts).sum()
     measured = sum(value.untyped_storage().nbytes() for value in kept.values()) / 8
     assert sums.isfinite()
-    _, estimated = module._per_sample(towers.to("meta"), 1, texts.groups[0].shape[1])
+    params = stage_params("pretrain", recipe="clip")
+    batch = module.probe(params, towers, 16, texts.groups[0].shape[1])
+    _, estimated = module._per_sample(Contrastive(towers), batch)
     assert estimated == pytest.approx(measured, rel=0.25)
+
+
+@pytest.mark.parametrize("recipe", CATALOGUE.names())
+def test_every_recipe_can_be_planned(stage_params: Any, recipe: str) -> None:
+    params = stage_params("pretrain", recipe=recipe, architecture=architecture(recipe))
+    found = plan(params, devices=1, device_type="a100")
+    assert found.flops_per_sample > 0
+    assert found.memory_gib > 0
+
+
+def test_views_and_the_head_are_counted(stage_params: Any) -> None:
+    """Three images instead of one, and three linear layers by which two of them are compared."""
+    clip, slip = (
+        plan(stage_params("pretrain", recipe=name), devices=1, device_type="a100")
+        for name in ("clip", "slip")
+    )
+    towers = Towers("clipflow-tiny", 0.07)
+    pixels = torch.zeros(1, 3, 64, 64)
+    with FlopCounterMode(display=False) as flops:
+        towers.image(pixels).sum().backward()
+    width, hidden, dim = 128, 32, 256
+    head = width * hidden + hidden * hidden + hidden * dim
+    expected = clip.flops_per_sample + 2 * (flops.get_total_flops() + 2 * 3 * head)
+    assert slip.flops_per_sample == pytest.approx(expected, rel=0.02)
+    assert slip.num_trained - clip.num_trained == head + 2 * hidden + dim + 2 * 2 * hidden
 
 
 def test_a_cpus_step_is_as_long_as_it_takes(stage_params: Any) -> None:

@@ -10,8 +10,10 @@ import random
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -23,6 +25,7 @@ from clipflow.pretrain import stage
 from clipflow.pretrain.params import Params
 from clipflow.recipes import CATALOGUE, Recipe, shown
 from fakes.artifacts import ROOT, tokenized
+from fakes.recipes import architecture
 
 NAMES = CATALOGUE.names()
 REWRITES = ["a crimson automobile parked outside", "one car, red", "vehicle", "there is a red car"]
@@ -33,7 +36,9 @@ WORDS = [
 
 @pytest.fixture(params=NAMES)
 def chosen(request: pytest.FixtureRequest, stage_params: Any) -> Params:
-    section = stage_params("pretrain", recipe=request.param, architecture="clipflow-tiny-vit")
+    section = stage_params(
+        "pretrain", recipe=request.param, architecture=architecture(request.param)
+    )
     assert isinstance(section, Params)
     return section
 
@@ -52,7 +57,18 @@ def towers(chosen: Params) -> Towers:
 def batch(chosen: Params, towers: Towers) -> Batch:
     rng = random.Random(0)
     texts = [chosen.texts_of(f"a {w}", [f"the {w} here", f"{w} seen"], rng) for w in WORDS]
-    return Batch(noise(len(WORDS)), tokenized(towers, texts))
+    images = noise(len(WORDS))
+    return Batch(images, tokenized(towers, texts), views=views(chosen.recipe, images))
+
+
+def views(recipe: Recipe, images: torch.Tensor) -> torch.Tensor | None:
+    """Those that the recipe shows besides."""
+    rng = random.Random(0)
+    shown = [
+        [recipe.view(image, 64, rng) for _ in range(recipe.num_views)]
+        for image in map(Image.fromarray, images.numpy())
+    ]
+    return torch.from_numpy(np.stack(shown)) if recipe.num_views else None
 
 
 def noise(num: int) -> torch.Tensor:

@@ -24,12 +24,18 @@ class Batch(NamedTuple):
     """Keys of samples that could not be read and were replaced."""
     patches: Int[Tensor, "batch kept"] | None = None
     """Which of each image's patches the tower sees, counted row by row; None: all."""
+    views: UInt8[Tensor, "batch views height width 3"] | None = None
+    """Each image as the recipe shows it besides; None if it doesn't."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        patches = self.patches
         return self._replace(
             images=self.images.to(device, non_blocking=True),
             texts=self.texts.to(device),
-            patches=None if patches is None else patches.to(device, non_blocking=True),
+            patches=_moved(self.patches, device),
+            views=_moved(self.views, device),
         )
+
+
+def _moved(values: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if values is None else values.to(device, non_blocking=True)

@@ -7,7 +7,6 @@ processes, sees the same batches with the same crops and the same caption draws.
 from __future__ import annotations
 
 import io
-import math
 import os
 import random
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipflow.errors import ArtifactError, ParamsError
 from clipflow.model.batch import Batch
+from clipflow.model.crops import cropped
 from clipflow.model.shortening import shortened
 from clipflow.model.texts import grouped
 from clipflow.model.tokens import Tokenizer
@@ -32,10 +32,7 @@ from clipflow.pretrain.params import Params
 from clipflow.pretrain.samples import Samples
 from clipflow.recipes import Phase, at
 
-ASPECT_RATIOS = 3 / 4, 4 / 3
 MAX_DAMAGED_IN_A_ROW = 10
-DRAFT_GAP = 2
-"""A crop keeps at least so many times the pixels it is resized to, which hides how it was decoded."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +94,12 @@ class View(NamedTuple):
     """What was asked for."""
     patches: list[int] | None
     """Which patches of the image are kept; None: all."""
+    others: list[UInt8[np.ndarray, "size size 3"]]
+    """The recipe's own views of the image, if it has any."""
 
 
 class Views(Dataset[View]):
-    """What each pair becomes: a random crop of its image, and the texts that it shows."""
+    """What each pair becomes: a random crop of its image, its texts, and views that the recipe adds."""
 
     def __init__(self, samples: Samples, params: Params, towers: Towers) -> None:
         self.samples, self.params = samples, params
@@ -112,14 +111,20 @@ class Views(Dataset[View]):
         Raises ArtifactError if ten in a row can't be.
         """
         damaged: list[str] = []
+        recipe = self.params.recipe
         for row in range(draw.row, draw.row + MAX_DAMAGED_IN_A_ROW):
             row %= len(self.samples)
             rng = random.Random(f"{self.params.seed}/{draw.epoch}/{row}")
             texts = self.params.texts_of(*self.samples.texts(row), rng)
             try:
                 side = phases.side_px(draw.phase, self.size_px, self.patch_size_px)
-                image = cropped(self.samples.image(row), side, self.params.crop_scale_min, rng)
-                return View(image, texts, row, damaged, draw, self._patches(draw.phase, rng))
+                image = Image.open(io.BytesIO(self.samples.image(row)))
+                if recipe.num_views:
+                    image.load()  # whole, once; a crop alone decodes no more than it shows
+                crop = cropped(image, side, self.params.crop_scale_min, rng)
+                patches = self._patches(draw.phase, rng)
+                others = [recipe.view(image, side, rng) for _ in range(recipe.num_views)]
+                return View(crop, texts, row, damaged, draw, patches, others)
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
                 damaged.append(self.samples.key(row))
         raise ArtifactError(
@@ -135,49 +140,6 @@ class Views(Dataset[View]):
         return sorted(rng.sample(range(there), kept))
 
 
-def cropped(
-    jpeg: bytes, size_px: int, scale_min: float, rng: random.Random
-) -> UInt8[np.ndarray, "size size 3"]:
-    """A random part of an image, resized to a square.
-
-    Raises OSError, SyntaxError or ValueError for what is no image.
-    """
-    image = Image.open(io.BytesIO(jpeg))
-    full_width, full_height = image.size
-    left, top, width, height = crop_box(full_width, full_height, scale_min, rng)
-    # A large JPEG decodes at 1/2, 1/4 or 1/8 for less work.
-    left_px = DRAFT_GAP * size_px
-    image.draft("RGB", (full_width * left_px // width, full_height * left_px // height))
-    x, y = image.width / full_width, image.height / full_height
-    box = (left * x, top * y, (left + width) * x, (top + height) * y)
-    if image.mode != "RGB":
-        image = image.convert("RGB")  # type: ignore[assignment]
-    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box))
-
-
-def crop_box(
-    full_width: int, full_height: int, scale_min: float, rng: random.Random
-) -> tuple[int, int, int, int]:
-    """Left, top, width and height in px of a random resized crop.
-
-    Its area is uniform between `scale_min` and 1 of the image's, the logarithm of its aspect ratio between
-    those of 3:4 and 4:3; where ten draws don't fit, the largest central one of the nearest ratio.
-
-    Source: Szegedy et al. 2015 (arXiv:1409.4842), section 6, with the bounds that CLIP's trainers use.
-    """
-    for _ in range(10):
-        area = full_width * full_height * rng.uniform(scale_min, 1)
-        ratio = math.exp(rng.uniform(*map(math.log, ASPECT_RATIOS)))
-        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < width <= full_width and 0 < height <= full_height:
-            left, top = rng.randint(0, full_width - width), rng.randint(0, full_height - height)
-            return left, top, width, height
-    narrowest, widest = ASPECT_RATIOS
-    width = min(full_width, max(1, round(full_height * widest)))
-    height = min(full_height, max(1, round(full_width / narrowest)))
-    return (full_width - width) // 2, (full_height - height) // 2, width, height
-
-
 class Collate:
     """Stacks views, and tokenises, shortens and groups their texts."""
 
@@ -188,6 +150,7 @@ class Collate:
     def __call__(self, views: list[View]) -> Batch:
         """One batch."""
         tokens = self.tokenize([text for view in views for text in view.texts])
+        others = [view.others for view in views]
         phase = views[0].draw.phase
         if phase.text_tokens is not None and phase.text_tokens < tokens.shape[1]:
             tokens = self._shortened(tokens.unflatten(0, (len(views), -1)), views, phase)
@@ -197,6 +160,7 @@ class Collate:
             rows=[view.row for view in views],
             damaged=[key for view in views for key in view.damaged],
             patches=torch.tensor([view.patches for view in views]) if views[0].patches else None,
+            views=torch.from_numpy(np.stack(others)) if others[0] else None,
         )
 
     def _shortened(

@@ -1,13 +1,14 @@
 """Recipes: pre-training methods. One file per method; the file's name is its name.
 
 A recipe's fields are its keys under `recipes:` in params.yaml. Its methods are the ways in which
-methods differ: what is minimised, in which phases, and which texts a pair shows where that is part of the
-method. Every other recipe takes any of the text policies, by `pretrain.texts`.
+methods differ: what is minimised, in which phases, which views of its image a pair shows besides, and which
+texts where that is part of the method. Every other recipe takes any text policy, by `pretrain.texts`.
 """
 
 from __future__ import annotations
 
 import inspect
+import random
 import re
 import sys
 from abc import abstractmethod
@@ -21,6 +22,9 @@ from clipflow.recipes._phases import Phase, Tuning, at
 from clipflow.recipes._texts import TextPolicy, shown
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+    from PIL import Image
     from torch import nn
 
     from clipflow.model.towers import Towers
@@ -44,6 +48,8 @@ class Recipe(Choice):
     status: ClassVar[Literal["mechanism-verified", "toy-gain", "paper-scale"]]
     """How far it is shown to work: its mechanism, by tests; a gain over a named control with paired seeds
     on the embedded data; a gain at the size of a paper."""
+    num_views: ClassVar[int] = 0
+    """Views of each image beside the crop that is contrasted with its texts."""
     temperature_init: float = Field(gt=0)
     """Temperature of the first step; the logit scale starts at its inverse. CLIP uses 0.07."""
 
@@ -66,6 +72,12 @@ class Recipe(Choice):
     def phases(self, whole: Phase) -> list[Phase]:
         """Training in its order, with as many steps as `whole`, which is what `pretrain` says of it."""
         return [whole]
+
+    def view(
+        self, image: Image.Image, size_px: int, rng: random.Random
+    ) -> UInt8[np.ndarray, "size size 3"]:
+        """One of the `num_views` of an image, by the given random numbers alone."""
+        raise NotImplementedError
 
     @abstractmethod
     def objective(self, towers: Towers) -> nn.Module:

@@ -17,8 +17,9 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
 from clipflow.errors import ArtifactError, ParamsError
+from clipflow.model.crops import crop_box, cropped
 from clipflow.model.towers import Towers
-from clipflow.pretrain.loader import Batch, Order, advice, crop_box, cropped, loader
+from clipflow.pretrain.loader import Batch, Order, advice, loader
 from clipflow.pretrain.samples import Samples
 from fakes.artifacts import jpeg, make_pairs, make_rewrites, make_samples
 
@@ -134,7 +135,7 @@ def test_a_crop_is_that_part_of_the_image(size: tuple[int, int], mode: str) -> N
     """Against cropping and resizing the fully decoded image; a large one is decoded at lower resolution."""
     out = io.BytesIO()
     photograph(*size).convert(mode).save(out, "JPEG", quality=95)
-    ours = cropped(out.getvalue(), 64, 0.5, random.Random(3))
+    ours = cropped(Image.open(io.BytesIO(out.getvalue())), 64, 0.5, random.Random(3))
     left, top, width, height = crop_box(*size, 0.5, random.Random(3))
     whole = Image.open(io.BytesIO(out.getvalue())).convert("RGB")
     part = whole.crop((left, top, left + width, top + height)).resize(

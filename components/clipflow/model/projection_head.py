@@ -1,0 +1,72 @@
+"""The head that self-supervision compares views by, with batch norm over all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clipflow.model.tiled import sum_over_processes
+
+EPS = 1e-5
+
+
+class ProjectionHead(nn.Sequential):
+    """Three linear layers with batch norm and ReLU between, and unit length at the end.
+
+    Source: Mu et al. 2022 (SLIP, arXiv:2112.12750), section 3.1: a 3-layer MLP with hidden dimension 4096
+    and output dimension 256.
+    """
+
+    def __init__(self, width: int, hidden: int, dim: int) -> None:
+        super().__init__(
+            *(nn.Linear(width, hidden), BatchNorm(hidden), nn.ReLU()),
+            *(nn.Linear(hidden, hidden), BatchNorm(hidden), nn.ReLU()),
+            nn.Linear(hidden, dim),
+        )
+
+    def forward(self, features: Float[Tensor, "rows width"]) -> Float[Tensor, "rows dim"]:
+        """Unit-length embeddings."""
+        for layer in self:
+            features = layer(features)
+        return functional.normalize(features.float(), dim=-1)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm by the statistics of the global batch: all processes' rows, as many in each.
+
+    There are no running statistics: a head is not used once training is over. Unlike PyTorch's
+    SyncBatchNorm it also runs on CPUs. Statistics are in float32 under autocast too.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
+        """The rows with mean 0 and variance 1, scaled and shifted."""
+        exact = rows.float()
+        centred = exact - _mean_over_processes(exact.mean(0))
+        variance = _mean_over_processes(centred.square().mean(0))
+        return (centred * (variance + EPS).rsqrt() * self.weight + self.bias).to(rows.dtype)
+
+
+def _mean_over_processes(values: Float[Tensor, " width"]) -> Float[Tensor, " width"]:
+    total: Tensor = _SumOverProcesses.apply(values)
+    return total / (dist.get_world_size() if dist.is_initialized() else 1)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum; its gradient is the sum of what all processes' losses make of it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return sum_over_processes(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return sum_over_processes(gradient.clone())
