@@ -115,7 +115,7 @@ def plan(
     total = sum(p.numel() for p in objective.parameters())
     on_gpu = device_type != "cpu"
     half = params.precision == "bfloat16" or (on_gpu and params.precision == "auto")
-    embeddings = 4 * 4 * params.batch_size * _width(towers) * (1 + num_texts)  # and their gradients
+    embeddings = 4 * 4 * params.batch_size * towers.dim * (1 + num_texts)  # and their gradients
     copies = 4 + bool(params.ema_decay)  # weights, gradients, two moments, average
     repeated = 4 * (total + (copies - 1) * trained) / (devices if params.sharded else 1)
     if device_type == "cpu":
@@ -200,11 +200,6 @@ def _per_sample(objective: nn.Module, batch: Batch) -> tuple[float, float]:
     objective.zero_grad()
     num = len(batch.images)
     return flops.get_total_flops() / num, num_bytes / num
-
-
-def _width(towers: Towers) -> int:
-    """Elements of an embedding."""
-    return int(towers.config["model_cfg"]["embed_dim"])
 
 
 def _timed_step(

@@ -25,9 +25,15 @@ class Contrastive(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, to be minimised, and the `logit_scale` beside it."""
-        image = self.towers.embed_images(batch.images, batch.patches)
-        text = self.towers.embed_texts(batch.texts)
+        image, text = self.embed(batch)
         return {"loss": self.loss(image, text), "logit_scale": self.towers.scale.detach()}
+
+    def embed(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch texts dim"]]:
+        """What is compared of images and texts."""
+        image = self.towers.embed_images(batch.images, batch.patches)
+        return image, self.towers.embed_texts(batch.texts)
 
     def loss(
         self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch texts dim"]

@@ -37,7 +37,7 @@ class Matrix:
     @property
     def first(self) -> int:
         """The column of the first row."""
-        return _rank() * len(self.images)
+        return rank() * len(self.images)
 
     @property
     def own(self) -> slice:
@@ -158,7 +158,24 @@ class _Tiled(torch.autograd.Function):
             )
 
 
-def _rank() -> int:
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return gather(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _scatter(gradient.contiguous())
+
+
+def gathered(rows: Float[Tensor, "local dim"]) -> Float[Tensor, "all dim"]:
+    """As `gather`, with the gradient of the sum over processes of their losses."""
+    everyone: Tensor = rows if _alone() else _Gathered.apply(rows)
+    return everyone
+
+
+def rank() -> int:
+    """The number of this process; 0 where it is the only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -189,6 +206,15 @@ def sum_over_processes(values: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     if not _alone():
         dist.all_reduce(values)
     return values
+
+
+def largest_over_processes(number: int, device: torch.device) -> int:
+    """The largest of all processes' numbers, in every process."""
+    if _alone():
+        return number
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def log_sum_exp_over_processes(values: Float[Tensor, " all"]) -> Float[Tensor, " all"]:

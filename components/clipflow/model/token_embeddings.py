@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -45,17 +45,7 @@ def embed_image_tokens(
     """A batch's images, or some of their patches, by chunks; no other patches are among the tokens."""
 
     def embed(chunk: Tensor, kept: Tensor | None) -> Tokens:
-        visual = towers.clip.visual
-        tokens = embedded(visual, towers.normalise(chunk), kept)
-        projected = project(
-            visual.ln_post(unpooled(visual.transformer, tokens, causal=False)), visual.proj
-        )
-        tokens = projected[:, 1:]
-        return Tokens(
-            functional.normalize(projected[:, 0], dim=-1),
-            tokens,
-            tokens.new_ones(tokens.shape[:2], dtype=torch.bool),
-        )
+        return image_tokens(towers.clip.visual, towers.normalise(chunk), kept)
 
     return _joined([towers.cached(embed, *chunk) for chunk in towers.image_chunks(images, patches)])
 
@@ -64,18 +54,38 @@ def embed_text_tokens(towers: Towers, texts: Texts) -> Tokens:
     """A batch's texts, [batch, texts, ...], by groups and chunks."""
 
     def embed(ids: Int[Tensor, "chunk length"]) -> Tokens:
-        text = towers.clip.text
-        tokens = text.token_embedding(ids) + text.positional_embedding[: ids.shape[1]]
-        tokens = text.ln_final(unpooled(text.transformer, tokens, causal=True))
-        projected = project(tokens, text.text_projection)
-        end = ids.argmax(1)  # the end-of-text token has the largest id
-        present = torch.arange(ids.shape[1], device=ids.device) <= end[:, None]
-        pooled = functional.normalize(projected[torch.arange(len(ids)), end], dim=-1)
-        return Tokens(pooled, projected * present[:, :, None], present)
+        return text_tokens(towers.clip.text, ids)
 
     chunks = [c for group in texts.groups for c in group.split(towers.chunk_size or len(group))]
     whole = _joined([towers.cached(embed, chunk) for chunk in chunks])
     return Tokens(*(values[texts.place] for values in whole))
+
+
+def image_tokens(
+    visual: Any,
+    images: Float[Tensor, "batch 3 height width"],
+    patches: Int[Tensor, "batch kept"] | None = None,
+) -> Tokens:
+    """What a tower that `towers.pools_class_token` makes of normalised images, or of some patches."""
+    tokens = unpooled(visual.transformer, embedded(visual, images, patches), causal=False)
+    projected = project(visual.ln_post(tokens), visual.proj)
+    tokens = projected[:, 1:]
+    return Tokens(
+        functional.normalize(projected[:, 0], dim=-1),
+        tokens,
+        tokens.new_ones(tokens.shape[:2], dtype=torch.bool),
+    )
+
+
+def text_tokens(text: Any, ids: Int[Tensor, "batch length"]) -> Tokens:
+    """What a tower that `towers.trims` makes of ids."""
+    tokens = text.token_embedding(ids) + text.positional_embedding[: ids.shape[1]]
+    tokens = text.ln_final(unpooled(text.transformer, tokens, causal=True))
+    projected = project(tokens, text.text_projection)
+    end = ids.argmax(1)  # the end-of-text token has the largest id
+    present = torch.arange(ids.shape[1], device=ids.device) <= end[:, None]
+    pooled = functional.normalize(projected[torch.arange(len(ids)), end], dim=-1)
+    return Tokens(pooled, projected * present[:, :, None], present)
 
 
 def _joined(parts: list[Tokens]) -> Tokens:

@@ -89,12 +89,7 @@ class Towers(nn.Module):
         if self.clip.logit_bias is not None and logit_bias_init is None:
             self.clip.logit_bias.requires_grad_(False)  # InfoNCE is blind to it
         self.preprocess_cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(self.clip)
-        self.pools_class_token = (
-            isinstance(visual, VisionTransformer)
-            and visual.pool_type == "tok"
-            and visual.attn_pool is None
-            and adopt(visual.transformer)
-        )
+        self.pools_class_token = pools_class_token(visual)
         self.trims_text = trims(text)
 
     @property
@@ -108,6 +103,11 @@ class Towers(nn.Module):
         """Side of a patch; None if the image tower is no ViT of open_clip."""
         visual = self.clip.visual
         return int(visual.patch_size[0]) if isinstance(visual, VisionTransformer) else None
+
+    @property
+    def dim(self) -> int:
+        """Elements of an embedding."""
+        return int(self.config["model_cfg"]["embed_dim"])
 
     @property
     def config(self) -> dict[str, Any]:
@@ -237,6 +237,16 @@ class Towers(nn.Module):
     def clamp_scale(self) -> None:
         """Keep the scale in [1, 100], as CLIP and LaCLIP do after each step."""
         self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+def pools_class_token(visual: nn.Module) -> bool:
+    """Whether an image tower is a plain ViT, pooled at its class token."""
+    return (
+        isinstance(visual, VisionTransformer)
+        and visual.pool_type == "tok"
+        and visual.attn_pool is None
+        and adopt(visual.transformer)
+    )
 
 
 def trims(text: nn.Module) -> bool:
