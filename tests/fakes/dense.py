@@ -55,3 +55,28 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     views = torch.cat([first, second])
     logits = (views @ views.T / temperature).fill_diagonal_(-torch.inf)
     return functional.cross_entropy(logits, torch.arange(len(views)).roll(len(first)))
+
+
+def tokens(num: int, patches: int = 5, words: int = 6, dim: int = 8, seed: int = 0) -> list[Tensor]:
+    """Unit tokens of images and of texts, [num, length, dim], wanting gradients; texts are padded."""
+    generator = torch.Generator().manual_seed(seed)
+    images, texts = (
+        functional.normalize(torch.randn(num, length, dim, generator=generator), dim=2)
+        for length in (patches, words)
+    )
+    lengths = 1 + torch.arange(num) % words
+    texts *= (torch.arange(words) < lengths[:, None])[:, :, None]
+    return [images.requires_grad_(), texts.requires_grad_()]
+
+
+def token_wise(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """InfoNCE of the mean over tokens of the largest cosine with a token of the other, pair by pair."""
+    to_texts, to_images = (torch.empty(len(images), len(texts)) for _ in range(2))
+    for row, image in enumerate(images):
+        for column, padded in enumerate(texts):
+            cosines = image @ padded[padded.detach().any(1)].T
+            to_texts[row, column] = cosines.max(1).values.mean()
+            to_images[row, column] = cosines.max(0).values.mean()
+    own = torch.arange(len(images))
+    rows = functional.cross_entropy(scale * to_texts, own)
+    return (rows + functional.cross_entropy(scale * to_images.T, own)) / 2
