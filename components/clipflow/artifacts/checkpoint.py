@@ -2,6 +2,8 @@
 
 checkpoint/model.safetensors        the weights
 checkpoint/open_clip_config.json    architecture and preprocessing, as open_clip's `local-dir:` reads
+checkpoint/similarity.safetensors   how images are compared with texts, where it isn't by the dot product of
+                                    what the towers pool; then manifest.json has its kind, `similarity`
 checkpoint/manifest.json            recipe, params, digests
 checkpoint/history.parquet          step, loss, ...: what was logged while training
 checkpoint/examples.parquet         a few training pairs: key, image (JPEG), caption, rewrites
@@ -23,6 +25,7 @@ from clipflow.errors import ArtifactError
 SCHEMA = "clipflow.checkpoint/1"
 WEIGHTS = "model.safetensors"
 CONFIG = "open_clip_config.json"
+SIMILARITY = "similarity.safetensors"
 HISTORY = "history.parquet"
 EXAMPLES = "examples.parquet"
 PROVENANCE = "provenance.json"
@@ -33,9 +36,9 @@ VERSIONS = "packages"
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint. Raises ArtifactError if weights or config are missing."""
+    """The manifest of a checkpoint. Raises ArtifactError if what it is loaded from is missing."""
     facts = manifest.read(folder, SCHEMA)
-    for name in (WEIGHTS, CONFIG):
+    for name in (WEIGHTS, CONFIG, *([SIMILARITY] if facts.get("similarity") else [])):
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder / name}: missing; make it again with 'clipflow pretrain'")
     return facts

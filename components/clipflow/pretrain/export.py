@@ -13,6 +13,8 @@ import safetensors.torch
 from torch import Tensor
 
 from clipflow.artifacts import checkpoint, manifest
+from clipflow.model import similarity_file
+from clipflow.model.similarity import Similarity
 from clipflow.model.towers import Towers
 from clipflow.pretrain.params import Params
 from clipflow.pretrain.resume import State
@@ -30,11 +32,19 @@ def write(
     state: State,
     lineage: dict[str, str],
     data: dict[str, Any],
+    similarity: tuple[Similarity, dict[str, Tensor]] | None = None,
 ) -> None:
-    """Fill the folder of a `checkpoint` artifact. `weights` are those of `towers.clip`, whole."""
+    """Fill the folder of a `checkpoint` artifact.
+
+    `weights` are those of `towers.clip`, whole; `similarity` comes with its own.
+    """
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     safetensors.torch.save_file(contiguous, folder / checkpoint.WEIGHTS)
     manifest.write_json(folder / checkpoint.CONFIG, towers.config)
+    files, more = [checkpoint.WEIGHTS, checkpoint.CONFIG], dict[str, str]()
+    if similarity:
+        similarity_file.write(folder, *similarity)
+        files, more = [*files, checkpoint.SIMILARITY], {"similarity": similarity[0].kind}
     if hasattr(towers.tokenizer, "tokenizer") and hasattr(
         towers.tokenizer.tokenizer, "save_pretrained"
     ):
@@ -63,10 +73,8 @@ def write(
             for name, digest in lineage.items()
             if name.endswith("_digest") and name != "image_digest"
         },
-        sha256={
-            name: manifest.file_digest(folder / name)
-            for name in (checkpoint.WEIGHTS, checkpoint.CONFIG)
-        },
+        sha256={name: manifest.file_digest(folder / name) for name in files},
+        **more,
     )
 
 

@@ -14,6 +14,7 @@ from clipflow.artifacts import checkpoint as checkpoint_artifact
 from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError
+from clipflow.model.similarity import Similarity
 from clipflow.model.towers import Towers
 from clipflow.pretrain import export, facts, phases, processes, sharding
 from clipflow.pretrain.average import Average
@@ -97,11 +98,13 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
             if average:
                 average.copy_to_weights()
             weights = sharding.whole_weights(towers.clip)
+            similarity: Similarity | None = getattr(objective, "similarity", None)
+            compared = (similarity, sharding.whole_weights(similarity)) if similarity else None
             if accelerator.is_main_process:
                 with manifest.complete_or_absent(checkpoint) as folder:
                     export.write(
                         folder, params, towers, weights, samples, state, lineage,
-                        facts.of_data(pairs, rewrites),
+                        facts.of_data(pairs, rewrites), compared,
                     )  # fmt: skip
                 mlflow_run.log_artifacts(checkpoint / checkpoint_artifact.CONFIG, "checkpoint")
         if accelerator.is_main_process:
