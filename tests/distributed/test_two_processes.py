@@ -26,8 +26,9 @@ SHARDED = {"sharded": True, "clip_grad_norm": 1.0, "ema_decay": 0.5, "chunk_size
         *((name, {}) for name in CATALOGUE.names()),
         ("laclip", SHARDED),
         ("siglip", {**SHARDED, "texts": 2}),
+        ("fdt", {**SHARDED, "texts": 2}),
     ],
-    ids=[*CATALOGUE.names(), "laclip-sharded", "siglip-sharded"],
+    ids=[*CATALOGUE.names(), "laclip-sharded", "siglip-sharded", "fdt-sharded"],
 )
 def test_two_processes_equal_one(
     tmp_path: Path, values: dict[str, Any], recipe: str, changes: dict[str, Any]

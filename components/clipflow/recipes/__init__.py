@@ -83,7 +83,9 @@ class Recipe(Choice):
     def objective(self, towers: Towers) -> nn.Module:
         """Towers and loss in one module: `(batch: clipflow.model.batch.Batch) -> {"loss": scalar, ...}`.
 
-        What is returned beside the loss is logged under its name.
+        What is returned beside the loss is logged under its name. An objective that compares images with
+        texts otherwise than by the dot product of their embeddings has that as its `similarity`
+        (`clipflow.model.similarity.Similarity`), which the checkpoint keeps.
         """
 
 
