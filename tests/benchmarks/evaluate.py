@@ -31,6 +31,7 @@ from clipflow.artifacts import benchmarks, manifest
 from clipflow.artifacts.pairs import Pairs
 from clipflow.evaluate import zero_shot
 from clipflow.evaluate.embed import Embedder, Wanted
+from clipflow.evaluate.scores import DOT_PRODUCT
 from clipflow.model.pretrained import load
 
 ARCHITECTURE, BATCH = "ViT-B-32", 64
@@ -74,9 +75,8 @@ def evaluate(checkpoint: Path, task: benchmarks.Task, found: dict[str, np.ndarra
     start = time.perf_counter()
     images, _ = embedder.images(Wanted(task, "test"))
     encode = partial(embedder.texts, what="texts")
-    found["ours"] = (
-        images @ zero_shot.weights(encode, [[n] for n in task.classnames], task.templates).T
-    )
+    names = [[name] for name in task.classnames]
+    found["ours"] = zero_shot.classes(encode, names, task.templates, DOT_PRODUCT)(images)
     return time.perf_counter() - start
 
 

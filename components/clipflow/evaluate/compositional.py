@@ -14,6 +14,7 @@ from clipflow.artifacts.benchmarks import Task
 from clipflow.evaluate import pictures
 from clipflow.evaluate.metrics import Embeddings
 from clipflow.evaluate.results import Compositional, answers
+from clipflow.evaluate.scores import DOT_PRODUCT, Scores
 
 
 def compare(
@@ -23,14 +24,15 @@ def compare(
     notes: Sequence[bytes],
     *,
     num_shown: int,
+    scores: Scores = DOT_PRODUCT,
 ) -> Compositional:
     """Measure one task; chance is one half, and a tie is wrong.
 
-    images: [pairs, dim], unit vectors. notes: right and wrong caption of each, in JSON.
+    images: [pairs, size]. notes: right and wrong caption of each, in JSON.
     """
     captions = [tuple(json.loads(note)) for note in notes]
     texts = encode([text for pair in captions for text in pair])
-    right, wrong = ((images * texts[n::2]).sum(axis=1) for n in (0, 1))
+    right, wrong = (scores.pairs(images, texts[n::2]) for n in (0, 1))
     worst = np.argsort(right - wrong, kind="stable")[:num_shown].tolist()
     worst = [row for row in worst if right[row] <= wrong[row]]
     return Compositional(

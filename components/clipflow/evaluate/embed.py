@@ -1,4 +1,4 @@
-"""Images and texts of tasks -> unit vectors, each computed once for a model and kept in scratch.
+"""Images and texts of tasks -> vectors, each computed once for a model and kept in scratch.
 
     embeddings/<model>/<task>-<split>-<samples>[-<corruption>-<severity>].<rank>-of-<ranks>.arrow
 
@@ -118,7 +118,13 @@ class Embedder:
         if not path.exists():
             size = 16 * self.model.batch_size  # so that texts of similar length find together
             bar = log.progress(distinct, total=len(distinct), what=what, unit="text")
-            vectors = np.concatenate([self.model.texts(b).numpy() for b in _batches(bar, size)])
+            parts = [self.model.texts(b).numpy() for b in _batches(bar, size)]
+            longest = max(
+                part.shape[1] for part in parts
+            )  # where vectors are tokens, as many as needed
+            vectors = np.concatenate(
+                [np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in parts]
+            )
             _write(path, vectors, [b""] * len(vectors), list(range(len(vectors))))
         table = feather.read_table(path, memory_map=False)
         return _vectors(table)[[place[text] for text in texts]]

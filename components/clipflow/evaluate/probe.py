@@ -2,7 +2,8 @@
 
 The regularisation that does best on a held-out fifth of the training split then fits all of it.
 Source: Radford et al. 2021 (CLIP), appendix A.3 (L-BFGS, 1000 iterations, a sweep on held-out
-samples); unlike there, the features are those after the projection into the joint space.
+samples); unlike there, the features are those after the projection into the joint space. Of a model that
+compares token by token they are the mean of an image's patches, made one long.
 """
 
 from __future__ import annotations

@@ -13,15 +13,22 @@ from torch import Tensor
 
 from clipflow import log
 from clipflow.evaluate.metrics import Embeddings, Indices
+from clipflow.evaluate.scores import DOT_PRODUCT, Scores
 
 QUERIES, CANDIDATES = 512, 32_768
 """Compared at once: 64 MiB of similarities, whatever the sizes of the task."""
 
 
-def ranks(queries: Embeddings, candidates: Embeddings, first: Indices, after: Indices) -> Indices:
+def ranks(
+    queries: Embeddings,
+    candidates: Embeddings,
+    first: Indices,
+    after: Indices,
+    scores: Scores = DOT_PRODUCT,
+) -> Indices:
     """The rank of each query's best right candidate, by falling similarity; 0 is the best.
 
-    queries: [queries, dim], candidates: [candidates, dim], unit vectors. Right for query q are the
+    queries: [queries, size], candidates: [candidates, size]. Right for query q are the
     candidates from first[q] to before after[q], at least one. On the GPU if there is one.
 
         similarity        right        -> rank
@@ -37,30 +44,30 @@ def ranks(queries: Embeddings, candidates: Embeddings, first: Indices, after: In
         asked = torch.from_numpy(np.ascontiguousarray(queries[block])).to(device)
         low = torch.from_numpy(first[block]).to(device)[:, None]
         high = torch.from_numpy(after[block]).to(device)[:, None]
-        found[block] = _of_block(asked, pool, low, high).cpu().numpy()
+        found[block] = _of_block(asked, pool, low, high, scores).cpu().numpy()
     return found
 
 
 @torch.inference_mode()
-def _of_block(asked: Tensor, pool: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def _of_block(asked: Tensor, pool: Tensor, low: Tensor, high: Tensor, scores: Scores) -> Tensor:
     best = torch.full((len(asked), 1), -torch.inf, device=asked.device)
     place = torch.full_like(low, len(pool))
     begin, end = int(low.min()), int(high.max())
-    for start, columns, similarity in _chunks(asked, pool, begin, end):
+    for start, columns, similarity in _chunks(asked, pool, begin, end, scores):
         own = similarity.masked_fill((columns < low) | (columns >= high), -torch.inf)
         score, column = own.max(dim=1, keepdim=True)
         better = score > best
         best = torch.where(better, score, best)
         place = torch.where(better, column + start, place)
     counts = torch.zeros(len(asked), dtype=torch.int64, device=asked.device)
-    for _, columns, similarity in _chunks(asked, pool, 0, len(pool)):
+    for _, columns, similarity in _chunks(asked, pool, 0, len(pool), scores):
         before = (similarity > best) | ((similarity == best) & (columns < place))
         counts += before.sum(dim=1)
     return counts
 
 
 def _chunks(
-    asked: Tensor, pool: Tensor, begin: int, end: int
+    asked: Tensor, pool: Tensor, begin: int, end: int, scores: Scores
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """First column, columns and similarities of the chunks with columns from begin to before end.
 
@@ -69,4 +76,4 @@ def _chunks(
     for start in range(begin // CANDIDATES * CANDIDATES, end, CANDIDATES):
         chunk = pool[start : start + CANDIDATES]
         columns = torch.arange(start, start + len(chunk), device=pool.device)[None]
-        yield start, columns, asked @ chunk.T
+        yield start, columns, scores.tensors(asked, chunk)

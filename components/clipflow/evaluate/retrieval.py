@@ -11,6 +11,7 @@ from clipflow.errors import ArtifactError
 from clipflow.evaluate import pictures, ranking
 from clipflow.evaluate.metrics import Embeddings, Indices
 from clipflow.evaluate.results import DIRECTIONS, Direction, Retrieval, Shown, answers
+from clipflow.evaluate.scores import DOT_PRODUCT, Scores
 from clipflow.significance import Values
 
 SHOWN = 5
@@ -26,10 +27,11 @@ def retrieve(
     recall_at: Sequence[int],
     num_shown: int = 0,
     seed: int = 0,
+    scores: Scores = DOT_PRODUCT,
 ) -> Retrieval:
     """Measure one task in memory that doesn't grow with images times captions.
 
-    images: [images, dim], unit vectors. captions: one or more of each image. An image's R@k is 1 if any of
+    images: [images, size]. captions: one or more of each image. An image's R@k is 1 if any of
     its captions is among the first k; a caption's, if its image is.
     """
     flat = [text for texts in captions for text in texts]
@@ -38,8 +40,8 @@ def retrieve(
     first, owner = ends - counts, np.repeat(np.arange(len(images)), counts)
     texts = encode(flat)
     ranks: dict[str, Indices] = {
-        "image_to_text": ranking.ranks(images, texts, first, ends),
-        "text_to_image": ranking.ranks(texts, images, owner, owner + 1),
+        "image_to_text": ranking.ranks(images, texts, first, ends, scores),
+        "text_to_image": ranking.ranks(texts, images, owner, owner + 1, scores),
     }
     samples: dict[str, Values] = {}
     for k in recall_at:
@@ -49,14 +51,15 @@ def retrieve(
         hits = np.bincount(owner, weights=ranks["text_to_image"] < k, minlength=len(images))
         value = (hits * (len(images) / len(flat))).astype(np.float32)
         samples[name.format("text_to_image")] = value
-    gap = float(np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0)))
+    means = (scores.summary(vectors).mean(axis=0) for vectors in (images, texts))
+    gap = float(np.linalg.norm(np.subtract(*means)))
     chance = {
         f"{direction}/{k}": _chance(direction, k, counts)
         for direction in DIRECTIONS
         for k in recall_at
     }
     drawn = np.random.default_rng(seed).permutation(len(images))[:num_shown].tolist()
-    gallery = [_shown(row, images, texts, flat, owner, first) for row in drawn]
+    gallery = [_shown(row, images, texts, flat, owner, first, scores) for row in drawn]
     return Retrieval(
         task.name,
         samples,
@@ -78,9 +81,11 @@ def _shown(
     flat: Sequence[str],
     owner: Indices,
     first: Indices,
+    scores: Scores,
 ) -> Shown:
-    found_texts = np.argsort(-(texts @ images[row]), kind="stable")[:SHOWN].tolist()
-    found_images = np.argsort(-(images @ texts[first[row]]), kind="stable")[:SHOWN].tolist()
+    caption = texts[first[row]]
+    found_texts = np.argsort(-scores(images[row][None], texts)[0], kind="stable")[:SHOWN].tolist()
+    found_images = np.argsort(-scores(caption[None], images)[0], kind="stable")[:SHOWN].tolist()
     return Shown(
         row,
         int(first[row]),

@@ -32,6 +32,7 @@ from clipflow.evaluate.embed import Embedder, Wanted
 from clipflow.evaluate.metrics import Embeddings, Indices
 from clipflow.evaluate.params import Params
 from clipflow.evaluate.results import Classification, Outcome, answers
+from clipflow.evaluate.scores import Scores
 from clipflow.evaluate.subject import Subject, is_ours
 from clipflow.evaluate.zero_shot import Classifier
 from clipflow.model.pretrained import load
@@ -110,17 +111,17 @@ def measure(params: Params, embedder: Embedder, task: Task, tasks: Mapping[str, 
     """Measure one task; `tasks` has those whose images it is to be told from."""
     encode = partial(embedder.texts, what=f"{task.name}/texts")
     images, notes = embedder.images(Wanted(task, "test"))
-    shown = params.gallery_size
+    shown, scores = params.gallery_size, Scores.of(embedder.model.similarity)
     if task.kind == "compositional":
-        return compositional.compare(task, encode, images, notes, num_shown=shown)
+        return compositional.compare(task, encode, images, notes, num_shown=shown, scores=scores)
     if task.kind == "retrieval":
         captions = retrieval.captions(task, "test", notes)
         return retrieval.retrieve(
             task, encode, images, captions, recall_at=params.recall_at, num_shown=shown,
-            seed=params.seed,
+            seed=params.seed, scores=scores,
         )  # fmt: skip
     labels = zero_shot.labels(task, "test", notes)
-    classifier = Classifier.of(task, encode, params.templates)
+    classifier = Classifier.of(task, encode, params.templates, scores)
     scale = embedder.model.logit_scale
     found = zero_shot.classify(
         task, classifier, images, labels, logit_scale=scale, num_mistakes=shown
@@ -128,11 +129,11 @@ def measure(params: Params, embedder: Embedder, task: Task, tasks: Mapping[str, 
     for name in params.out_of_distribution.get(task.name, []):
         others, _ = embedder.images(Wanted(tasks[name], "test"))
         found.others[f"out_of_distribution/{task.name}/{name}/auroc"] = calibration.auroc(
-            *(calibration.concept_match(x @ classifier.ensemble.T) for x in (images, others))
+            *(calibration.concept_match(classifier.ensemble(x)) for x in (images, others))
         )
     _corrupted(params, embedder, task, found, classifier, labels)
     if params.probe_c and "train" in task.splits:
-        _probe(params, embedder, task, found, images, labels)
+        _probe(params, embedder, task, found, scores, images, labels)
     return found
 
 
@@ -150,7 +151,7 @@ def _corrupted(
         for severity in params.robustness.severities:
             wanted = Wanted(task, "test", kind, severity)
             worse, _ = embedder.images(wanted)
-            rights.append(answers((worse @ classifier.ensemble.T).argmax(axis=1) == labels))
+            rights.append(answers(classifier.ensemble(worse).argmax(axis=1) == labels))
         found.samples[f"robustness/{task.name}/{kind}/top1"] = np.mean(rights, axis=0)
         found.corrupted[kind] = [float(right.mean()) for right in rights]
 
@@ -160,12 +161,14 @@ def _probe(
     embedder: Embedder,
     task: Task,
     found: Classification,
+    scores: Scores,
     images: Embeddings,
     labels: Indices,
 ) -> None:
     """Linear probes with all training images, and with a few per class at the same regularisation."""
     train, notes = embedder.images(Wanted(task, "train"))
     train_labels = zero_shot.labels(task, "train", notes)
+    train, images = scores.summary(train), scores.summary(images)
     data = (train, train_labels, images, labels)
     c = probe.choose(train, train_labels, params.probe_c, params.probe_halvings)
     found.samples[f"linear_probe/{task.name}/top1"] = answers(probe.answers(*data, c))

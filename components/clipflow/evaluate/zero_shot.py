@@ -1,4 +1,4 @@
-"""Zero-shot classification: each class is the mean of its prompts' embeddings.
+"""Zero-shot classification: each class is the mean of its prompts.
 
 Source: Radford et al. 2021 (CLIP), section 3.1.4 (prompt engineering and ensembling).
 """
@@ -16,6 +16,7 @@ from clipflow.errors import ArtifactError
 from clipflow.evaluate import calibration, metrics, pictures
 from clipflow.evaluate.metrics import Embeddings, Indices, Matrix
 from clipflow.evaluate.results import Classification, answers
+from clipflow.evaluate.scores import DOT_PRODUCT, Classes, Scores
 from clipflow.significance import Values
 
 Encode = Callable[[Sequence[str]], Embeddings]
@@ -24,17 +25,19 @@ Templates = Literal["simple", "openai"] | None
 
 @dataclass(frozen=True)
 class Classifier:
-    """A unit vector per class, [classes, dim], of one task."""
+    """What an image's similarities to the classes of one task are computed by."""
 
-    ensemble: Embeddings
+    ensemble: Classes
     """With all templates."""
-    canonical: Embeddings
+    canonical: Classes
     """With the first alone."""
-    synonyms: Embeddings | None
+    synonyms: Classes | None
     """With all, of all names of a class."""
 
     @classmethod
-    def of(cls, task: Task, encode: Encode, templates: Templates) -> Classifier:
+    def of(
+        cls, task: Task, encode: Encode, templates: Templates, scores: Scores = DOT_PRODUCT
+    ) -> Classifier:
         """Embed the task's prompts, or those of a set that is in open_clip. Raises ArtifactError."""
         names, prompts = [[name] for name in task.classnames], _templates(task, templates)
         also = None
@@ -45,8 +48,10 @@ class Classifier:
                     f"{len(task.synonyms)}; make it again with 'clipflow ingest'"
                 )
             pairs = zip(names, task.synonyms, strict=True)
-            also = weights(encode, [[*of, *filter(None, more)] for of, more in pairs], prompts)
-        return cls(weights(encode, names, prompts), weights(encode, names, prompts[:1]), also)
+            many = [[*of, *filter(None, more)] for of, more in pairs]
+            also = classes(encode, many, prompts, scores)
+        ensemble = classes(encode, names, prompts, scores)
+        return cls(ensemble, classes(encode, names, prompts[:1], scores), also)
 
 
 def _templates(task: Task, which: Templates) -> list[str]:
@@ -61,18 +66,16 @@ def _templates(task: Task, which: Templates) -> list[str]:
     return [template("{c}") for template in sets[which]]
 
 
-def weights(encode: Encode, names: Sequence[Sequence[str]], templates: Sequence[str]) -> Embeddings:
-    """One unit vector per class, [classes, dim]: the normalised mean over its prompts.
+def classes(
+    encode: Encode, names: Sequence[Sequence[str]], templates: Sequence[str], scores: Scores
+) -> Classes:
+    """Similarities to each class by its prompts, which weigh the same.
 
-    names: one or several per class, each put into every template. `encode` gives unit vectors, so
-    each prompt weighs the same.
+    names: one or several per class, each put into every template.
     """
     prompts = [[t.replace("{c}", name) for name in of for t in templates] for of in names]
     embeddings = encode([prompt for of in prompts for prompt in of])
-    ends = np.cumsum([len(of) for of in prompts])[:-1]
-    means = np.stack([part.mean(axis=0) for part in np.split(embeddings, ends)])
-    found: Embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
-    return found
+    return scores.classes(embeddings, [len(of) for of in prompts])
 
 
 def classify(
@@ -86,20 +89,20 @@ def classify(
 ) -> Classification:
     """Measure one task: with all templates, with the first alone, with synonyms if it has them.
 
-    images: [samples, dim], unit vectors. logit_scale: what cosines are multiplied by before the softmax.
+    images: [samples, size]. logit_scale: what similarities are multiplied by before the softmax.
     """
-    name, similarity = f"zero_shot/{task.name}", images @ classifier.ensemble.T
+    name, similarity = f"zero_shot/{task.name}", classifier.ensemble(images)
     predicted: Indices = similarity.argmax(axis=1)
     right = answers(predicted == labels)
     samples = {
         f"{name}/top1": right,
-        f"{name}/top1_canonical": _top(images @ classifier.canonical.T, labels, 1),
+        f"{name}/top1_canonical": _top(classifier.canonical(images), labels, 1),
         f"{name}/mean_per_class": right * _per_class(labels),
     }
     if len(task.classnames) > 5:
         samples[f"{name}/top5"] = _top(similarity, labels, 5)
     if classifier.synonyms is not None:
-        samples[f"{name}/top1_synonyms"] = _top(images @ classifier.synonyms.T, labels, 1)
+        samples[f"{name}/top1_synonyms"] = _top(classifier.synonyms(images), labels, 1)
     probability = calibration.probabilities(similarity, logit_scale)
     confidence = probability.max(axis=1)
     mistakes = _mistakes(probability, labels, num_mistakes)

@@ -1,4 +1,4 @@
-"""Any CLIP model that can be loaded by folder or name, in eval mode: images and texts to unit vectors."""
+"""Any CLIP model that can be loaded by folder or name, in eval mode: images and texts to vectors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clipflow.errors import ArtifactError, did_you_mean
-from clipflow.model import towers
+from clipflow.model import similarity_file, towers
+from clipflow.model.similarity import Similarity
 from clipflow.model.texts import grouped
+from clipflow.model.token_embeddings import image_tokens, text_tokens
 from clipflow.model.tokens import Tokenizer
 
 HUB = "hf-hub:"
@@ -50,6 +52,8 @@ class Pretrained:
     """`bf16` (autocast) or `fp32`."""
     trims_text: bool
     """Whether the text tower is blind to padding, so that it need not be computed."""
+    similarity: Similarity | None = None
+    """How its vectors are made and compared; None: unit vectors by their dot product."""
 
     @property
     def logit_scale(self) -> float:
@@ -58,19 +62,33 @@ class Pretrained:
 
     @property
     def num_parameters(self) -> int:
-        """Of both towers."""
-        return sum(parameters.numel() for parameters in self.model.parameters())
+        """Of both towers, and of the similarity."""
+        parts = [self.model, *([self.similarity] if self.similarity else [])]
+        return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
-    def images(self, pixels: Sequence[Tensor]) -> Float[Tensor, "images dim"]:
-        """Unit vectors, float32 on the CPU, of preprocessed images. Raises ArtifactError if not finite."""
-        return self._embed(self.model.encode_image, torch.stack(list(pixels)))
+    def images(self, pixels: Sequence[Tensor]) -> Float[Tensor, "images size"]:
+        """Vectors, float32 on the CPU, of preprocessed images. Raises ArtifactError if not finite.
 
-    def texts(self, texts: list[str]) -> Float[Tensor, "texts dim"]:
-        """Unit vectors, float32 on the CPU, by groups of similar length. Raises ArtifactError as above."""
+        Unit vectors, unless a `similarity` has others.
+        """
+        return self._embed(self._image, torch.stack(list(pixels)))
+
+    def texts(self, texts: list[str]) -> Float[Tensor, "texts size"]:
+        """Vectors as of images, by groups of similar length. Raises ArtifactError as above."""
         found = grouped(self.tokenize(texts)[:, None], trims=self.trims_text)
-        encode = self._trimmed if self.trims_text else self.model.encode_text
         chunks = [chunk for group in found.groups for chunk in group.split(self.batch_size)]
-        return torch.cat([self._embed(encode, chunk) for chunk in chunks])[found.place[:, 0]]
+        parts = [self._embed(self._text, chunk) for chunk in chunks]
+        size = max(part.shape[1] for part in parts)
+        padded = [functional.pad(part, (0, size - part.shape[1])) for part in parts]
+        return torch.cat(padded)[found.place[:, 0]]
+
+    def need_dot_product(self, what: str) -> None:
+        """Raise ArtifactError if its vectors are not to be compared by their dot product."""
+        if self.similarity and not self.similarity.is_dot_product:
+            raise ArtifactError(
+                f"{self.name}: {what} one vector of each image and text, and this checkpoint compares"
+                f" them otherwise ({self.similarity.kind}); pass one of another recipe, such as clip"
+            )
 
     @cached_property
     def digest(self) -> str:
@@ -80,23 +98,37 @@ class Pretrained:
         for name, weights in sorted(self.model.state_dict().items()):
             found.update(name.encode())
             found.update(weights.detach().float().cpu().numpy().tobytes())
+        if self.similarity:
+            found.update(f"{self.similarity.kind} {self.similarity.sizes}".encode())
+            for name, weights in sorted(self.similarity.state_dict().items()):
+                found.update(name.encode())
+                found.update(weights.float().cpu().numpy().tobytes())
         return found.hexdigest()[:32]
 
-    def _trimmed(self, tokens: Tensor) -> Tensor:
-        return towers.trimmed(self.model.text, tokens)
+    def _image(self, pixels: Tensor) -> Tensor:
+        if self.similarity:
+            return self.similarity.embed(image_tokens(self.model.visual, pixels))
+        return functional.normalize(self.model.encode_image(pixels).float(), dim=-1)
+
+    def _text(self, ids: Tensor) -> Tensor:
+        if self.similarity:
+            return self.similarity.embed(text_tokens(self.model.text, ids))
+        embedded = (
+            towers.trimmed(self.model.text, ids) if self.trims_text else self.model.encode_text(ids)
+        )
+        return functional.normalize(embedded.float(), dim=-1)
 
     @torch.inference_mode()
     def _embed(self, encode: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         device = self.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            embedded = encode(batch.to(device))
-        unit = functional.normalize(embedded.float(), dim=-1).cpu()
-        if not unit.isfinite().all():
+            vectors = encode(batch.to(device)).float().cpu()
+        if not vectors.isfinite().all():
             raise ArtifactError(
                 f"{self.name}: its embeddings are not finite, its training has diverged; pass another"
                 " --checkpoint, or lower pretrain.lr and run 'clipflow pretrain' again"
             )
-        return unit
+        return vectors
 
 
 def load(
@@ -131,9 +163,16 @@ def load(
             " HF_HOME on a machine with network"
         ) from None
     trims = type(model) is open_clip.CustomTextCLIP and towers.trims(model.text)
+    similarity = similarity_file.read(Path(checkpoint)) if Path(checkpoint).is_dir() else None
+    if similarity and not (trims and towers.pools_class_token(model.visual)):
+        raise ArtifactError(
+            f"{option} {checkpoint}: its {similarity_file.FILE} needs towers with tokens, which these"
+            " aren't; it is of another checkpoint, so remove it or pass that"
+        )
     return Pretrained(
-        checkpoint, model.eval(), preprocess, tokenize, device, batch_size, precision, trims
-    )
+        checkpoint, model.eval(), preprocess, tokenize, device, batch_size, precision, trims,
+        similarity and similarity.to(device),
+    )  # fmt: skip
 
 
 def _of_open_clip(name: str, pretrained: str | None, device: torch.device) -> tuple[Any, Any, Any]:

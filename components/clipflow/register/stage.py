@@ -17,6 +17,7 @@ from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import manifest
 from clipflow.artifacts import registration as registrations
 from clipflow.artifacts import report as reports
+from clipflow.errors import ArtifactError
 from clipflow.register import card, gate, logged_model
 from clipflow.register.params import Params
 from clipflow.track import dvc_lock, files
@@ -33,6 +34,12 @@ def run(params: Params, *, checkpoint: Path, report: Path, registration: Path) -
     A closed gate is a result. Raises ArtifactError, ParamsError or TrackingError.
     """
     facts = checkpoints.read(checkpoint)
+    if kind := facts.get("similarity"):
+        raise ArtifactError(
+            f"{checkpoint}: recipe '{facts['recipe']}' compares images with texts by '{kind}', and what is"
+            " registered is served by open_clip alone, which compares the towers' own embeddings: its"
+            " answers would not be this model's; register a checkpoint of another recipe, such as clip"
+        )
     metrics = reports.metrics(report)
     gate.decide(metrics, None, params)  # a wrong primary metric is told before anything is logged
     track.connect()

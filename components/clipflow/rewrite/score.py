@@ -46,6 +46,7 @@ def run(
     source = Pairs(pairs)
     manifest.read(rewrites, rewrites_artifact.SCHEMA)
     clip = load(checkpoint, pretrained, batch_size=batch_size, precision="auto")
+    clip.need_dot_product("scoring takes")
     made_with = {
         "pairs": manifest.digest(pairs),
         "rewrites": manifest.digest(rewrites),

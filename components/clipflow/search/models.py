@@ -41,6 +41,7 @@ def load(name: str, weights: str | None, *, batch_size: int, option: str) -> Mod
         known.append(f"version {version.version}")
         folder = str(_downloaded(version))
     clip = pretrained.load(folder, weights, batch_size=batch_size, precision="auto", option=option)
+    clip.need_dot_product("searching keeps")
     clip = replace(clip, name=name)  # not the folder where it was downloaded to
     if weights:
         known.append(weights)

@@ -10,6 +10,7 @@ from clipflow.artifacts import benchmarks
 from clipflow.errors import ArtifactError
 from clipflow.evaluate import zero_shot
 from clipflow.evaluate.embed import Embedder, Wanted
+from clipflow.evaluate.scores import DOT_PRODUCT
 from clipflow.model.pretrained import load
 
 
@@ -40,7 +41,7 @@ def test_equals_open_clips_own_classifier(tiny_checkpoint, task):
         task, classifier, vectors, zero_shot.labels(task, "test", notes), logit_scale=10,
         num_mistakes=3,
     )  # fmt: skip
-    np.testing.assert_allclose(vectors @ classifier.ensemble.T, logits.numpy(), atol=1e-5)
+    np.testing.assert_allclose(classifier.ensemble(vectors), logits.numpy(), atol=1e-5)
     metrics = ours.metrics()
     assert metrics["zero_shot/colours/top1"] == pytest.approx(first.mean().item())
     assert metrics["zero_shot/colours/top5"] == pytest.approx(five.mean().item())
@@ -71,10 +72,10 @@ def test_a_class_is_the_mean_of_its_names_in_each_template():
     def encode(prompts):
         return np.array([vectors[p] for p in prompts], dtype=np.float32)
 
-    weights = zero_shot.weights(encode, [["a"], ["b", "c"]], ["{c} x", "{c} y"])
+    classes = zero_shot.classes(encode, [["a"], ["b", "c"]], ["{c} x", "{c} y"], DOT_PRODUCT)
     means = np.array([[0.5, 0.5], [(0.6 + 0 + 1 + 1) / 4, (0.8 + 1) / 4]])
     expected = means / np.linalg.norm(means, axis=1, keepdims=True)
-    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    np.testing.assert_allclose(classes(np.eye(2, dtype=np.float32)).T, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("note", [b"6", b"-1", b"cat", b""])
