@@ -76,5 +76,5 @@ class CodebookContrastive(Contrastive):
         self, batch: Batch
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch texts dim"]]:
         """Sums of codes."""
-        image = self.similarity.embed(embed_image_tokens(self.towers, batch.images))
-        return image, self.similarity.embed(embed_text_tokens(self.towers, batch.texts))
+        image = embed_image_tokens(self.towers, batch.images, batch.patches)
+        return self.similarity.embed(image), self.similarity.embed(embed_text_tokens(self.towers, batch.texts))

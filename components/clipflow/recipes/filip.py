@@ -48,8 +48,8 @@ class TokenWiseContrastive(Contrastive):
         self, batch: Batch
     ) -> tuple[Float[Tensor, "batch size"], Float[Tensor, "batch texts other"]]:
         """All patches, and all words."""
-        image = self.similarity.embed(embed_image_tokens(self.towers, batch.images))
-        return image, self.similarity.embed(embed_text_tokens(self.towers, batch.texts))
+        image = embed_image_tokens(self.towers, batch.images, batch.patches)
+        return self.similarity.embed(image), self.similarity.embed(embed_text_tokens(self.towers, batch.texts))
 
     def version_loss(
         self, image: Float[Tensor, "batch size"], text: Float[Tensor, "batch other"]
