@@ -77,4 +77,5 @@ class CodebookContrastive(Contrastive):
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch texts dim"]]:
         """Sums of codes."""
         image = embed_image_tokens(self.towers, batch.images, batch.patches)
-        return self.similarity.embed(image), self.similarity.embed(embed_text_tokens(self.towers, batch.texts))
+        text = embed_text_tokens(self.towers, batch.texts)
+        return self.similarity.embed(image), self.similarity.embed(text)

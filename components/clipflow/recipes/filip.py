@@ -49,7 +49,8 @@ class TokenWiseContrastive(Contrastive):
     ) -> tuple[Float[Tensor, "batch size"], Float[Tensor, "batch texts other"]]:
         """All patches, and all words."""
         image = embed_image_tokens(self.towers, batch.images, batch.patches)
-        return self.similarity.embed(image), self.similarity.embed(embed_text_tokens(self.towers, batch.texts))
+        text = embed_text_tokens(self.towers, batch.texts)
+        return self.similarity.embed(image), self.similarity.embed(text)
 
     def version_loss(
         self, image: Float[Tensor, "batch size"], text: Float[Tensor, "batch other"]
