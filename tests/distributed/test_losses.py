@@ -21,10 +21,20 @@ from clipflow.model.sigmoid import sigmoid_loss
 from fakes import dense
 
 NUM = 24
+WEIGHTS = torch.linspace(0, 1.5, NUM)
 Loss = Callable[..., Tensor]
+
+
+def weighted(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """InfoNCE by this process's share of the weights, with smoothing, which they have a part in."""
+    own = WEIGHTS.split(len(images))[dist.get_rank()]
+    return info_nce(images, texts, scale, smoothing=0.1, weights=own)
+
+
 LOSSES: dict[str, tuple[Loss, Loss, int]] = {
     "info_nce": (info_nce, dense.info_nce, 1),
     "smoothed": (partial(info_nce, smoothing=0.1), partial(dense.info_nce, smoothing=0.1), 1),
+    "weighted": (weighted, partial(dense.info_nce, smoothing=0.1, weights=WEIGHTS), 1),
     "decoupled": (partial(info_nce, decoupled=True), partial(dense.info_nce, decoupled=True), 1),
     "sigmoid": (sigmoid_loss, dense.sigmoid, 2),
     "repulsion": (

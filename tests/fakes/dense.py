@@ -21,14 +21,20 @@ def batch(
 
 
 def info_nce(
-    images: Tensor, texts: Tensor, scale: Tensor, *, smoothing: float = 0.0, decoupled: bool = False
+    images: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    *,
+    smoothing: float = 0.0,
+    decoupled: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of smoothed targets; decoupled, without the diagonal in the denominators."""
+    """Weighted cross-entropy of smoothed targets; decoupled, without the diagonal in the denominators."""
     logits, own = scale * images @ texts.T, torch.eye(len(images), dtype=torch.bool)
     targets = (1 - smoothing) * own.to(logits) + smoothing / len(images)
     denominators = logits.masked_fill(own, -torch.inf) if decoupled else logits
     losses = [denominators.logsumexp(dim) - (targets * logits).sum(dim) for dim in (0, 1)]
-    return torch.stack(losses).mean()
+    return (torch.stack(losses) * (1.0 if weights is None else weights)).mean()
 
 
 def sigmoid(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -66,12 +66,50 @@ def test_its_relatives_equal_their_dense_losses(
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [{}, {"smoothing": 0.1}, {"decoupled": True}], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"smoothing": 0.1}, {"decoupled": True}, {"weights": torch.tensor([0, 1, 2, 0.5, 1])}],
+    ids=str,
+)
 def test_gradients_are_the_differences(
     monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(module, "TILE_ELEMENTS", 15)
     assert torch.autograd.gradcheck(partial(info_nce, **kind), rows(5, dtype=torch.float64))
+
+
+KINDS: list[dict[str, Any]] = [{}, {"smoothing": 0.1}, {"decoupled": True}]
+
+
+@pytest.mark.parametrize("elements", [1, 40, 2**22])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_weighted_it_equals_the_weighted_dense_loss(
+    monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any], elements: int
+) -> None:
+    monkeypatch.setattr(module, "TILE_ELEMENTS", elements)
+    kind = {**kind, "weights": torch.linspace(0, 1.5, 16)}
+    ours, expected = (
+        with_gradients(partial(loss, **kind), rows(16)) for loss in (info_nce, dense.info_nce)
+    )
+    for value, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(value, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_weights_of_one_change_no_bit(kind: dict[str, Any]) -> None:
+    ours = with_gradients(partial(info_nce, **kind, weights=torch.ones(16)), rows(16))
+    assert all(map(torch.equal, ours, with_gradients(partial(info_nce, **kind), rows(16))))
+
+
+def test_weights_carry_no_gradient_and_one_of_0_leaves_its_pair_to_the_others() -> None:
+    images, texts, scale = rows(6)
+    weights = torch.tensor([0.0, 1, 1, 1, 1, 1], requires_grad=True)
+    loss = info_nce(images, texts, scale, weights=weights)
+    loss.backward()
+    assert weights.grad is None
+    logits, labels = scale * images @ texts.T, torch.arange(6)
+    each = [functional.cross_entropy(way, labels, reduction="none") for way in (logits, logits.T)]
+    torch.testing.assert_close(loss, torch.stack(each)[:, 1:].sum() / 12)
 
 
 def test_smoothed_targets_are_those_of_cross_entropy() -> None:
