@@ -27,8 +27,12 @@ SHARDED = {"sharded": True, "clip_grad_norm": 1.0, "ema_decay": 0.5, "chunk_size
         ("laclip", SHARDED),
         ("siglip", {**SHARDED, "texts": 2}),
         ("fdt", {**SHARDED, "texts": 2}),
+        ("alip", SHARDED),
     ],
-    ids=[*CATALOGUE.names(), "laclip-sharded", "siglip-sharded", "fdt-sharded"],
+    ids=[
+        *CATALOGUE.names(),
+        *(f"{name}-sharded" for name in ("laclip", "siglip", "fdt", "alip")),
+    ],
 )
 def test_two_processes_equal_one(
     tmp_path: Path, values: dict[str, Any], recipe: str, changes: dict[str, Any]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn import functional
 
 MAX_GROUPS = 4
 MIN_GROUP_SIZE = 16
@@ -26,6 +27,13 @@ class Texts(NamedTuple):
         """The texts on a device."""
         groups = tuple(group.to(device, non_blocking=True) for group in self.groups)
         return Texts(groups, self.place.to(device, non_blocking=True), self.num_tokens)
+
+    def repeated(self) -> Bool[Tensor, "batch texts"]:
+        """Which texts are their pair's first text again, as the first one itself."""
+        length = max(group.shape[1] for group in self.groups)
+        padded = [functional.pad(group, (0, length - group.shape[1])) for group in self.groups]
+        ids = torch.cat(padded)[self.place]
+        return (ids == ids[:, :1]).all(2)
 
 
 def grouped(tokens: Int[Tensor, "batch texts context"], *, trims: bool) -> Texts:
