@@ -18,7 +18,8 @@ class Params(Section):
     """Which entry of `recipes:` to train by."""
     texts: TextPolicy | None
     """What a pair shows in a step: `caption`; `drawn`, one of caption and rewrites, drawn anew; a number K,
-    the caption and its first K - 1 rewrites. null: the recipe's own, else the caption."""
+    the caption and its first K - 1 rewrites; `sentences-K`, the caption and K - 1 sentences drawn from its
+    rewrites. null: the recipe's own, else the caption."""
     architecture: str
     """Any open_clip architecture (`ViT-B-16`, ...) or one of `clipflow/model/architectures`."""
     initial_weights: str | None
