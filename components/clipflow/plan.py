@@ -105,6 +105,7 @@ def plan(
         params.architecture,
         params.recipe.temperature_init,
         logit_bias_init=params.recipe.logit_bias_init,
+        decoder=params.recipe.has_decoder,
     ).train()
     phases.check(params, towers)
     for name in params.locked:

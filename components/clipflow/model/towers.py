@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clipflow.errors import ParamsError, did_you_mean
 from clipflow.model.blocks import adopt, pooled
+from clipflow.model.decoder import has_decoder, initialise, read
 from clipflow.model.patches import embedded
 from clipflow.model.texts import Texts
 
@@ -45,10 +46,12 @@ class Towers(nn.Module):
         *,
         logit_bias_init: float | None = None,
         chunk_size: int | None = None,
+        decoder: bool = False,
     ) -> None:
         """Random initial weights; `chunk_size` images or texts are embedded at once (null: all).
 
-        With a `logit_bias_init` a bias of the logits is learned from there on (SigLIP).
+        With a `logit_bias_init` a bias of the logits is learned from there on (SigLIP); with a `decoder`
+        the architecture must have one for captions (CoCa), else it must not.
         Raises ParamsError for an architecture that can't be built here, or not with these choices.
         """
         super().__init__()
@@ -74,11 +77,18 @@ class Towers(nn.Module):
                 f" can't be read from here ({type(error).__name__}); choose an architecture without"
                 " hf_model_name, or fill HF_HOME on a machine with network"
             ) from None
-        if hasattr(self.clip, "text_decoder"):
+        if decoder and not has_decoder(self.clip):
             raise ParamsError(
-                f"pretrain.architecture: '{architecture}' has a captioning decoder, which no recipe here"
-                " trains; choose one without 'coca' in its name"
+                f"pretrain.architecture: '{architecture}' has no captioning decoder for the recipe to"
+                " train; choose one of open_clip's CoCas, such as coca_ViT-B-32, or clipflow-tiny-coca"
             )
+        if hasattr(self.clip, "text_decoder") and not decoder:
+            raise ParamsError(
+                f"pretrain.architecture: '{architecture}' has a captioning decoder, which the recipe"
+                " doesn't train; set pretrain.recipe to coca, or choose one without 'coca' in its name"
+            )
+        if decoder:
+            initialise(self.clip.text_decoder)
         visual, text = self.clip.visual, self.clip.text
         if chunk_size and any(isinstance(part, _BatchNorm) for part in self.modules()):
             raise ParamsError(
@@ -89,8 +99,9 @@ class Towers(nn.Module):
         if self.clip.logit_bias is not None and logit_bias_init is None:
             self.clip.logit_bias.requires_grad_(False)  # InfoNCE is blind to it
         self.preprocess_cfg: dict[str, Any] = open_clip.get_model_preprocess_cfg(self.clip)
-        self.pools_class_token = pools_class_token(visual)
-        self.trims_text = trims(text)
+        self.has_decoder = decoder
+        self.pools_class_token = not decoder and pools_class_token(visual)
+        self.trims_text = decoder or trims(text)
 
     @property
     def image_size_px(self) -> int:
@@ -155,7 +166,7 @@ class Towers(nn.Module):
             first = torch.zeros(len(images), dtype=torch.long, device=images.device)
             tokens = embedded(visual, images, patches)
             whole = visual.ln_post(pooled(visual.transformer, tokens, first, causal=False))
-        elif patches is None:
+        elif patches is None and not self.has_decoder:
             return functional.normalize(visual(images), dim=-1)
         else:
             whole, _ = visual._pool(visual.transformer(embedded(visual, images, patches)))
@@ -164,7 +175,10 @@ class Towers(nn.Module):
     def text(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
         """Unit-length text embeddings."""
         text = self.clip.text
-        whole = trimmed(text, tokens) if self.trims_text else text(tokens)
+        if self.has_decoder:
+            whole, _ = read(text, tokens)
+        else:
+            whole = trimmed(text, tokens) if self.trims_text else text(tokens)
         return functional.normalize(whole, dim=-1)
 
     def embed_images(

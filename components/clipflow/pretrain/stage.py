@@ -125,6 +125,7 @@ def build(params: Params) -> Towers:
         params.architecture,
         params.recipe.temperature_init,
         logit_bias_init=params.recipe.logit_bias_init,
+        decoder=params.recipe.has_decoder,
         chunk_size=params.chunk_size,
     )
     phases.check(params, towers)

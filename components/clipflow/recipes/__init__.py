@@ -50,6 +50,8 @@ class Recipe(Choice):
     on the embedded data; a gain at the size of a paper."""
     num_views: ClassVar[int] = 0
     """Views of each image beside the crop that is contrasted with its texts."""
+    has_decoder: ClassVar[bool] = False
+    """Whether the architecture must have a captioning decoder, which is trained with the towers."""
     temperature_init: float = Field(gt=0)
     """Temperature of the first step; the logit scale starts at its inverse. CLIP uses 0.07."""
 

@@ -175,9 +175,13 @@ def add_tiny_vit() -> None:
         open_clip.add_model_config(file)
 
 
-def test_captioners_are_refused() -> None:
-    with pytest.raises(ParamsError, match="has a captioning decoder"):
-        Towers("coca_base", 0.07)
+def test_captioners_are_for_recipes_that_train_the_decoder() -> None:
+    with pytest.raises(
+        ParamsError, match=r"has a captioning decoder.*; set pretrain\.recipe to coca"
+    ):
+        Towers("clipflow-tiny-coca", 0.07)
+    with pytest.raises(ParamsError, match=r"'RN50' has no captioning decoder.* coca_ViT-B-32"):
+        Towers("RN50", 0.07, decoder=True)
 
 
 def test_embeddings_have_unit_length(towers: Towers) -> None:
