@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 def has_decoder(clip: nn.Module) -> bool:
-    """Whether a model of open_clip has a captioning decoder, on a ViT and a text tower that `read` takes."""
+    """Whether a model of open_clip has a captioning decoder, beside a ViT and a text tower for `read`."""
     text = getattr(clip, "text", None)
     return (
         hasattr(clip, "text_decoder")
