@@ -31,6 +31,7 @@ PARTS = [
         ("", []),
         ("car.", []),
         (" \n.\n", []),
+        ("play dog . ball . two men", ["play dog .", "two men"]),
     ],
 )
 def test_sentences(text: str, expected: list[str]) -> None:

@@ -60,4 +60,4 @@ def sentences(text: str) -> list[str]:
         if not ABBREVIATED.search(text[start : mark.end()]):
             found.append(text[start : mark.end()].strip())
             start = mark.end()
-    return [sentence for sentence in found if len(sentence.split()) >= MIN_WORDS]
+    return [sentence for sentence in found if len(re.findall(r"\w+", sentence)) >= MIN_WORDS]

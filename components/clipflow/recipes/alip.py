@@ -7,7 +7,8 @@ for it. A sample's weight is below 1 where its two texts agree less than is usua
 consistency gate), by how much less; there, each of its two pairs is weighted besides by how well image and
 text agree, compared with what is usual (description consistency gate): see `model/gates.py`. As in the
 authors' code the usual is a moving average that starts at 1, so that at first all samples count little,
-and pair gates are not clipped at 1. The authors add the two losses; here they are averaged.
+and pair gates are not clipped at 1. The authors add the two losses; here they are averaged. The loss that
+is logged moves with the weights beside it, and is not to be compared with other recipes'.
 
 A pair without rewrites shows its caption twice: it counts as in `clip`, and has no part in the averages.
 
