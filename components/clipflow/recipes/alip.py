@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clipflow.model.batch import Batch
+from clipflow.model.contrastive import Contrastive
 from clipflow.model.gates import ConsistencyGates
 from clipflow.model.info_nce import info_nce
 from clipflow.model.towers import Towers
@@ -60,20 +61,20 @@ class Alip(Recipe):
         return GatedContrastive(towers, gates)
 
 
-class GatedContrastive(nn.Module):
+class GatedContrastive(Contrastive):
     """Towers with InfoNCE of weighted pairs, averaged over the two texts."""
 
     def __init__(self, towers: Towers, gates: ConsistencyGates) -> None:
-        super().__init__()
-        self.towers, self.gates = towers, gates
+        super().__init__(towers)
+        self.gates = gates
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, to be minimised; beside it the scale, mean weights, and the usual cosine of the texts."""
-        image, scale = self.towers.embed_images(batch.images), self.towers.scale
-        texts = self.towers.embed_texts(batch.texts).unbind(1)
+        (image, text), scale = self.embed(batch), self.towers.scale
+        texts = text.unbind(1)
         weights = self.gates(image, *texts, compared=~batch.texts.repeated()[:, 1])
         losses = [
-            info_nce(image, text, scale, weights=w) for text, w in zip(texts, weights, strict=True)
+            info_nce(image, one, scale, weights=w) for one, w in zip(texts, weights, strict=True)
         ]
         return {
             "loss": torch.stack(losses).mean(),

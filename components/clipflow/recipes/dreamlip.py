@@ -63,10 +63,8 @@ class GroupingContrastive(Contrastive):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, to be minimised, and beside it its two parts and the `logit_scale`."""
-        image, text = (
-            embed_image_tokens(self.towers, batch.images),
-            self.towers.embed_texts(batch.texts),
-        )
+        image = embed_image_tokens(self.towers, batch.images, batch.patches)
+        text = self.towers.embed_texts(batch.texts)
         groups = grouped_patches(image.tokens, text, self.threshold)
         contrastive = self.loss(image.pooled, text)
         grouping = info_nce(groups.flatten(0, 1), text.flatten(0, 1), self.towers.scale)
