@@ -167,6 +167,7 @@ def probe(
         return torch.randint(256, (*shape, side, side, 3), dtype=torch.uint8)
 
     tokens = torch.randint(1, 1000, (num * num_texts, tokens_per_text))
+    tokens[:, -1] = 1000  # the end-of-text token has the largest id
     place = torch.arange(len(tokens)).view(num, num_texts)
     return Batch(
         noise(num),

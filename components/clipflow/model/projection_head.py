@@ -18,14 +18,16 @@ EPS = 1e-5
 class ProjectionHead(nn.Sequential):
     """Three linear layers with batch norm and ReLU between, and unit length at the end.
 
+    Those before a batch norm have no bias, which it would take away again.
+
     Source: Mu et al. 2022 (SLIP, arXiv:2112.12750), section 3.1: a 3-layer MLP with hidden dimension 4096
     and output dimension 256.
     """
 
     def __init__(self, width: int, hidden: int, dim: int) -> None:
         super().__init__(
-            *(nn.Linear(width, hidden), BatchNorm(hidden), nn.ReLU()),
-            *(nn.Linear(hidden, hidden), BatchNorm(hidden), nn.ReLU()),
+            *(nn.Linear(width, hidden, bias=False), BatchNorm(hidden), nn.ReLU()),
+            *(nn.Linear(hidden, hidden, bias=False), BatchNorm(hidden), nn.ReLU()),
             nn.Linear(hidden, dim),
         )
 
