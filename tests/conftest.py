@@ -21,7 +21,8 @@ TINY = {
     "pretrain": {"architecture": "clipflow-tiny", "batch_size": 16, "steps": 6, "warmup_steps": 2,
                  "log_every": 2, "checkpoint_every": 2},
     "recipes": {"laclip_mt": {"num_texts": 3}, "slip": {"head_hidden": 32}, "laslip": {"head_hidden": 32},
-                "fdt": {"num_codes": 64}, "dreamlip": {"num_texts": 3}},
+                "fdt": {"num_codes": 64}, "dreamlip": {"num_texts": 3},
+                "protoclip": {"episode_pairs": 32, "num_prototypes": 4, "head_hidden": 32}},
 }  # fmt: skip
 
 # Begun in a shell's background, which ignores Ctrl-C, tests and their children would ignore it too.

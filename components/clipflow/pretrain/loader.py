@@ -48,7 +48,14 @@ class Order(Sampler[list[Draw]]):
     """A process's share of each step: per epoch a new permutation, its last partial batch dropped."""
 
     def __init__(
-        self, num_pairs: int, params: Params, *, start: int, rank: int, world: int
+        self,
+        num_pairs: int,
+        params: Params,
+        *,
+        start: int,
+        rank: int,
+        world: int,
+        stop: int | None = None,
     ) -> None:
         """Raises ParamsError if the batch exceeds the data or doesn't divide among processes."""
         if params.batch_size > num_pairs:
@@ -61,18 +68,19 @@ class Order(Sampler[list[Draw]]):
                 f"pretrain.batch_size: {params.batch_size} is not a multiple of the {world} processes"
             )
         self.num_pairs, self.params, self.start = num_pairs, params, start
+        self.stop = params.steps if stop is None else min(stop, params.steps)
         self.local = slice(
             rank * params.batch_size // world, (rank + 1) * params.batch_size // world
         )
 
     def __len__(self) -> int:
-        return self.params.steps - self.start
+        return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[Draw]]:
         size = self.params.batch_size
         steps_per_epoch = self.num_pairs // size
         epoch, rows = -1, torch.empty(0)
-        for step in range(self.start, self.params.steps):
+        for step in range(self.start, self.stop):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
                 seed = random.Random(f"{self.params.seed}/order/{epoch}").getrandbits(63)
@@ -198,13 +206,20 @@ def advice(wait_share: float) -> str | None:
 
 
 def loader(
-    samples: Samples, params: Params, towers: Towers, *, start: int, rank: int, world: int
+    samples: Samples,
+    params: Params,
+    towers: Towers,
+    *,
+    start: int,
+    rank: int,
+    world: int,
+    stop: int | None = None,
 ) -> DataLoader[Batch]:
-    """Batches of this process from step `start` to the end."""
+    """Batches of this process from step `start` to before `stop`, or to the end."""
     workers = num_workers()
     return DataLoader(
         Views(samples, params, towers),  # type: ignore[arg-type]
-        batch_sampler=Order(len(samples), params, start=start, rank=rank, world=world),
+        batch_sampler=Order(len(samples), params, start=start, rank=rank, world=world, stop=stop),
         collate_fn=Collate(towers, params.seed),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),

@@ -52,6 +52,6 @@ def describe(phase: Phase, towers: Towers) -> str:
     length = phase.text_tokens or towers.tokenizer.context_length
     how = f" ({phase.shortening})" if phase.text_tokens else ""
     return (
-        f"{phase.steps} steps, learning rate x {phase.lr_factor:g}, {image},"
+        f"{phase.steps} step{'s' * (phase.steps != 1)}, learning rate x {phase.lr_factor:g}, {image},"
         f" at most {length} tokens a text{how}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +14,11 @@ from torch import nn
 
 from clipflow import log, track
 from clipflow.model.batch import Batch
+from clipflow.model.between_steps import BeforeStep, BetweenSteps
 from clipflow.model.towers import Towers
 from clipflow.pretrain import phases
 from clipflow.pretrain.average import Average
-from clipflow.pretrain.loader import advice
+from clipflow.pretrain.loader import advice, loader
 from clipflow.pretrain.meter import Meter
 from clipflow.pretrain.optimiser import clip_gradients, set_learning_rate, step_unless
 from clipflow.pretrain.params import Params
@@ -60,6 +61,7 @@ class Training:
         with log.counter(total=params.steps, what="training", unit="step") as bar:
             bar.update(state.step)
             for batch in meter.waiting(batches):
+                self._before_step()
                 self._seed()
                 lr = set_learning_rate(self.optimiser, state.step, params)
                 with accelerator.autocast():
@@ -95,6 +97,22 @@ class Training:
         watch.catch_up()
         if hint := advice(meter.total_waited_s / meter.total_s):
             logger.info("%s", hint)
+
+    def _before_step(self) -> None:
+        """Let the objective do what it has to do between two steps, if it has anything."""
+        objective, accelerator = self.parts["model"], self.accelerator
+        if isinstance(objective, BeforeStep):
+            place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+            start, size, seed = self.state.step, self.params.batch_size, self.params.seed
+
+            def upcoming(steps: int) -> Iterator[Batch]:
+                for batch in loader(
+                    self.samples, self.params, self.towers, start=start, stop=start + steps, **place
+                ):
+                    yield batch.to(accelerator.device)
+
+            with accelerator.autocast():
+                objective.before_step(BetweenSteps(start, size, seed, upcoming))
 
     def _seed(self) -> None:
         """Whatever a tower draws in this step is a function of seed, step and process."""

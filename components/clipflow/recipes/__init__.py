@@ -87,7 +87,8 @@ class Recipe(Choice):
 
         What is returned beside the loss is logged under its name. An objective that compares images with
         texts otherwise than by the dot product of their embeddings has that as its `similarity`
-        (`clipflow.model.similarity.Similarity`), which the checkpoint keeps.
+        (`clipflow.model.similarity.Similarity`), which the checkpoint keeps. Its buffers are saved with the
+        state; a `clipflow.model.between_steps.BeforeStep` is called between steps.
         """
 
 
