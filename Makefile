@@ -47,6 +47,9 @@ bench-loader: setup  ## images per second of one loader process against open_cli
 bench-text-overhead: setup  ## a step that draws one of five texts against one of captions alone
 	python tests/benchmarks/text_overhead.py
 
+bench-phases: setup  ## a step on fewer tokens, as flip and clipa take it, against one on all of them
+	python tests/benchmarks/phases.py
+
 bench-text-memory: setup  ## memory of a million captions with rewrites against Python lists
 	python tests/benchmarks/text_memory.py
 
