@@ -119,9 +119,8 @@ class Embedder:
             size = 16 * self.model.batch_size  # so that texts of similar length find together
             bar = log.progress(distinct, total=len(distinct), what=what, unit="text")
             parts = [self.model.texts(b).numpy() for b in _batches(bar, size)]
-            longest = max(
-                part.shape[1] for part in parts
-            )  # where vectors are tokens, as many as needed
+            # Vectors that are of tokens are as long as a batch's longest text.
+            longest = max(part.shape[1] for part in parts)
             vectors = np.concatenate(
                 [np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in parts]
             )

@@ -43,7 +43,7 @@ class Prototypical(Contrastive):
         self.weight, self.episode_pairs = weight, episode_pairs
         self.iterations, self.back_translation = iterations, back_translation
         self.target_temperature = target_temperature
-        width = int(towers.config["model_cfg"]["embed_dim"])
+        width = towers.dim
         for name in ("image", "text"):
             head = nn.Sequential(
                 nn.Linear(width, head_hidden), nn.ReLU(), nn.Linear(head_hidden, head_dim)
