@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipflow.model import tiled
 from clipflow.model.attraction import repulsion
+from clipflow.model.consistency import cross_modal, in_modal
 from clipflow.model.info_nce import info_nce
 from clipflow.model.nt_xent import nt_xent
 from clipflow.model.projection_head import BatchNorm
@@ -43,6 +44,8 @@ LOSSES: dict[str, tuple[Loss, Loss, int]] = {
         0,
     ),
     "nt_xent": (partial(nt_xent, temperature=0.1), partial(dense.nt_xent, temperature=0.1), 0),
+    "cross_modal": (cross_modal, dense.cross_modal, 0),
+    "in_modal": (in_modal, dense.in_modal, 0),
 }
 """Ours, by its usual formula, and of how many scalars beside images and texts."""
 

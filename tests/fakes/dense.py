@@ -63,6 +63,17 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     return functional.cross_entropy(logits, torch.arange(len(views)).roll(len(first)))
 
 
+def cross_modal(images: Tensor, texts: Tensor) -> Tensor:
+    """Squared differences of the cosines of images with texts and of texts with images, per image."""
+    cosines = images @ texts.T
+    return (cosines - cosines.T).square().sum() / len(images)
+
+
+def in_modal(images: Tensor, texts: Tensor) -> Tensor:
+    """Squared differences of the cosines of images and of texts, each with their like, per image."""
+    return (images @ images.T - texts @ texts.T).square().sum() / len(images)
+
+
 def tokens(num: int, patches: int = 5, words: int = 6, dim: int = 8, seed: int = 0) -> list[Tensor]:
     """Unit tokens of images and of texts, [num, length, dim], wanting gradients; texts are padded."""
     generator = torch.Generator().manual_seed(seed)
