@@ -83,7 +83,11 @@ class Rule(ABC):
     def gradient(
         self, matrix: Matrix, tile: Float[Tensor, "rows all"], rows: slice
     ) -> Float[Tensor, "rows all"]:
-        """The gradient of the sum over all processes to a tile's similarities; the tile stays as it is."""
+        """The gradient to a tile's similarities of `terms` x rows x `value`, summed over all processes.
+
+        The tile stays as it is. `scale`, products and processes are seen to: of a value that is the sum of
+        squares divided by the number of rows, with one term, it is twice the tile.
+        """
 
 
 def tiled(
@@ -95,10 +99,11 @@ def tiled(
 ) -> Float[Tensor, ""]:
     """The rule's loss of this process's rows of the global batch.
 
-    Row i of `images` belongs to row i of `texts`; both have unit length, and all processes have the same
-    number of rows. The mean of all processes' values is the loss of the global batch, and so are the
-    gradients after DDP has averaged them, if every process passes the same gradient backward. A `bias` is
-    one that the rule adds to every similarity: it is given here for its gradient.
+    Row i of `images` belongs to row i of `texts`, and all processes have the same number of rows. They may
+    be any vectors whose products the loss is of: views of images, or several vectors one after the other.
+    The mean of all processes' values is the loss of the global batch, and so are the gradients after DDP
+    has averaged them, if every process passes the same gradient backward. A `bias` is one that the rule
+    adds to every similarity: it is given here for its gradient.
     """
     device = images.device.type
     product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
