@@ -7,7 +7,6 @@ part/arrays.npz       its arrays: values per sample, labels, predictions, ranks
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ from clipflow.evaluate.results import (
     Shown,
 )  # fmt: skip
 from clipflow.evaluate.subject import Subject
-
-logger = logging.getLogger(__name__)
 
 SCHEMA = report_artifact.PART
 ARRAYS = "arrays.npz"
@@ -57,8 +54,6 @@ def write(
             sha256=manifest.file_digest(folder / ARRAYS),
             **_made_with(params, measured_on),
         )
-    found = sorted(outcome.metrics().items())
-    logger.info("wrote %s: %s", out, ", ".join(f"{k} {v:.3f}" for k, v in found))
 
 
 def read(

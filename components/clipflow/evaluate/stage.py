@@ -97,6 +97,9 @@ def run(
             for one in wanted[name]:
                 if one.corruption:  # many, and of no use to another evaluation
                     embedder.forget(one)
+            if task is not None:
+                found = sorted(outcome.metrics().items())
+                logger.info("wrote %s: %s", path, ", ".join(f"{k} {v:.3f}" for k, v in found))
     if log.is_main_process() and task is None:
         results, _ = parts.read(
             measured, params, checkpoint=checkpoint, measured_on=digest, names=chosen
