@@ -30,6 +30,7 @@ from clipflow.model.towers import Towers
 from clipflow.pretrain import processes, stage
 from clipflow.recipes import CATALOGUE
 from fakes.artifacts import make_pairs, make_rewrites, tokenized
+from fakes.recipes import architecture
 
 CAPTIONS = {f"k{n:02d}": f"a caption of image {n}" for n in range(48)}
 
@@ -122,7 +123,7 @@ def test_interrupted_anywhere_it_ends_the_same(
     recipe: str,
 ) -> None:
     """An exception after step 3, the last state being of step 2: the weights come out bit-identical."""
-    params = stage_params("pretrain", recipe=recipe, architecture="clipflow-tiny-vit")
+    params = stage_params("pretrain", recipe=recipe, architecture=architecture(recipe))
     stage.run(params, **data, checkpoint=tmp_path / "straight")
     clamp = Towers.clamp_scale
     steps = 0
