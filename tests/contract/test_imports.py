@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from clipflow.catalogue import Catalogue
 from clipflow.params import STAGES
-from clipflow.recipes import CATALOGUE
 from fakes.artifacts import ROOT
 
 SOURCE = ROOT / "components"
@@ -99,29 +99,42 @@ def test_trackers_and_pipelines_keep_to_their_rooms(package: str, homes: tuple[s
             assert place.endswith(homes) or place.startswith(homes), f"{place} imports {package}"
 
 
+CHOICES = {
+    "ingest": ("ingest.sources", "ingest.source"),
+    "rewrite": ("rewrite.generators", "rewrite.generator"),
+    "pretrain": ("recipes", "pretrain.recipe"),
+}
+"""Of stages that choose from a catalogue: its package, and the param that says which."""
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_cover_what_the_stage_imports(stage: str) -> None:
+    """Also what each choice of a catalogue imports, by the deps that dvc.yaml then has."""
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-    recipes = [f"components/clipflow/recipes/{name}.py" for name in CATALOGUE.names()]
     deps = [dep for dep in stages[stage]["deps"] if dep.startswith("components/")]
-    if "components/clipflow/recipes/${pretrain.recipe}.py" in deps:
-        deps += recipes
-    needed = set(closure(f"clipflow.{stage}.stage"))
-    catalogues = {
-        "ingest": "ingest.sources",
-        "rewrite": "rewrite.generators",
-        "pretrain": "recipes",
-    }
-    for path in (PACKAGE / catalogues.get(stage, stage).replace(".", "/")).glob("*.py"):
-        if path.name != "component.py":
-            needed |= closure(name_of(path))
+    needed = closure(f"clipflow.{stage}.stage")
+    if stage not in CHOICES:
+        for path in (PACKAGE / stage).glob("*.py"):
+            if path.name != "component.py":
+                needed |= closure(name_of(path))
+        assert_covered(needed, deps, stage)
+        return
+    package, param = CHOICES[stage]
+    for name in Catalogue(f"clipflow.{package}").names():
+        chosen = [dep.replace(f"${{{param}}}", name) for dep in deps]
+        assert_covered(
+            needed | closure(f"clipflow.{package}.{name}"), chosen, f"{stage} with {param}={name}"
+        )
+
+
+def assert_covered(needed: set[str], deps: list[str], what: str) -> None:
     for name in sorted(needed):
         path = MODULES[name].relative_to(ROOT).as_posix()
         place = MODULES[name].relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
         if place in PLUMBING or place.startswith("track."):
             continue
         assert any(path == dep or path.startswith(f"{dep}/") for dep in deps), (
-            f"dvc.yaml: {stage} runs {path}, which is not among its deps"
+            f"dvc.yaml: {what} runs {path}, which is not among its deps"
         )
 
 
