@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
@@ -13,7 +12,7 @@ from clipflow.model.batch import Batch
 from clipflow.model.contrastive import Contrastive
 from clipflow.model.patches import embedded
 from clipflow.model.texts import Texts
-from clipflow.model.tiled import sum_over_processes
+from clipflow.model.tiled import num_processes, sum_over_processes
 from clipflow.model.towers import Towers, project
 
 
@@ -34,9 +33,8 @@ class Captioning(Contrastive):
         image, tokens = self.see(batch.images, batch.patches)
         text, surprise = self.read(batch.texts, tokens)
         num_tokens = torch.cat([ids.argmax(1) for ids in batch.texts.groups]).sum()
-        num_processes = dist.get_world_size() if dist.is_initialized() else 1
         contrast = self.loss(image, text)
-        captioning = surprise * num_processes / sum_over_processes(num_tokens)
+        captioning = surprise * num_processes() / sum_over_processes(num_tokens)
         return {
             "loss": self.contrast * contrast + self.captioning * captioning,
             "contrastive_loss": contrast.detach(),
@@ -73,8 +71,7 @@ class Captioning(Contrastive):
             surprise = decoder.surprise(clip.text_decoder, seen, words, ids)
             return functional.normalize(whole, dim=-1), surprise
 
-        size = self.towers.chunk_size
-        chunks = [c for group in texts.groups for c in group.split(size or len(group))]
+        chunks = self.towers.text_chunks(texts)
         pairs = (texts.place.flatten().argsort() // texts.place.shape[1]).split(
             [len(chunk) for chunk in chunks]
         )

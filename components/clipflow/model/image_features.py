@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clipflow.errors import ParamsError
 from clipflow.model.blocks import pooled
+from clipflow.model.patches import embedded
 from clipflow.model.towers import Towers
 
 
@@ -39,11 +40,10 @@ def image_features(
         elif towers.pools_class_token:
             first = torch.zeros(len(pixels), dtype=torch.long, device=pixels.device)
             features = visual.ln_post(
-                pooled(visual.transformer, visual._embeds(pixels), first, causal=False)
+                pooled(visual.transformer, embedded(visual, pixels), first, causal=False)
             )
         else:
-            features, _ = visual._pool(visual.transformer(visual._embeds(pixels)))
+            features, _ = visual._pool(visual.transformer(embedded(visual, pixels)))
         return features
 
-    chunks = images.split(towers.chunk_size or len(images))
-    return torch.cat([towers.cached(embed, chunk) for chunk in chunks])
+    return torch.cat([towers.cached(embed, c) for c, _ in towers.image_chunks(images, None)])

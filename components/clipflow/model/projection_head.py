@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipflow.model.tiled import sum_over_processes
+from clipflow.model.tiled import gathered
 
 EPS = 1e-5
 
@@ -58,17 +55,4 @@ class BatchNorm(nn.Module):
 
 
 def _mean_over_processes(values: Float[Tensor, " width"]) -> Float[Tensor, " width"]:
-    total: Tensor = _SumOverProcesses.apply(values)
-    return total / (dist.get_world_size() if dist.is_initialized() else 1)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum; its gradient is the sum of what all processes' losses make of it."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return sum_over_processes(values.clone())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return sum_over_processes(gradient.clone())
+    return gathered(values[None]).mean(0)

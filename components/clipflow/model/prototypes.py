@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clipflow.model.clustering import clustered, means
-from clipflow.model.tiled import gather
+from clipflow.model.tiled import gather, rank
 
 NO_ROW = -1
 
@@ -57,7 +57,7 @@ class Prototypes(nn.Module):
         so that it lies where the student's embeddings lie; without, it is the teacher's own.
         """
         num, clusters = len(rows), len(self.centroids)
-        if not dist.is_initialized() or dist.get_rank() == 0:
+        if rank() == 0:
             labels = clustered(teacher, min(clusters, num), iterations=iterations, seed=seed)
             labels = labels.to(rows.device)
             self.rows.fill_(NO_ROW)[-num:] = rows

@@ -184,8 +184,13 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def num_processes() -> int:
+    """Processes that share the batch."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def _alone() -> bool:
-    return not dist.is_initialized() or dist.get_world_size() == 1
+    return num_processes() == 1
 
 
 def gather(rows: Float[Tensor, "local dim"]) -> Float[Tensor, "all dim"]:

@@ -56,8 +56,7 @@ def embed_text_tokens(towers: Towers, texts: Texts) -> Tokens:
     def embed(ids: Int[Tensor, "chunk length"]) -> Tokens:
         return text_tokens(towers.clip.text, ids)
 
-    chunks = [c for group in texts.groups for c in group.split(towers.chunk_size or len(group))]
-    whole = _joined([towers.cached(embed, chunk) for chunk in chunks])
+    whole = _joined([towers.cached(embed, chunk) for chunk in towers.text_chunks(texts)])
     return Tokens(*(values[texts.place] for values in whole))
 
 

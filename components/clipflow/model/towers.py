@@ -210,9 +210,13 @@ class Towers(nn.Module):
             )
         )
 
+    def text_chunks(self, texts: Texts) -> list[Int[Tensor, "chunk length"]]:
+        """So many texts of a group as are embedded at once, after each other."""
+        return [c for group in texts.groups for c in group.split(self.chunk_size or len(group))]
+
     def embed_texts(self, texts: Texts) -> Float[Tensor, "batch texts dim"]:
         """Unit-length embeddings of a batch's texts, by groups and chunks."""
-        chunks = [c for group in texts.groups for c in group.split(self.chunk_size or len(group))]
+        chunks = self.text_chunks(texts)
         return torch.cat([self.cached(self.text, chunk) for chunk in chunks])[texts.place]
 
     def cached(self, embed: Callable[..., Out], *chunk: Tensor | None) -> Out:

@@ -21,6 +21,7 @@ from clipflow.pretrain.optimiser import learning_rate
 from clipflow.pretrain.params import Params
 from clipflow.recipes import Phase, at
 from fakes.artifacts import make_pairs, make_rewrites, make_samples
+from fakes.power_cut import power_cut
 
 CAPTIONS = {f"k{n:02d}": f"a caption of image {n}" + " and more" * (n % 9) for n in range(48)}
 VIT = "clipflow-tiny-vit"
@@ -193,25 +194,14 @@ def test_full_tokens_are_clip_bit_for_bit(
 @pytest.mark.parametrize(("recipe", "settings"), [("flip", FLIP), ("clipa", CLIPA)])
 @pytest.mark.parametrize("saved_at", [3, 4, 5])
 def test_resumed_around_the_boundary_it_ends_the_same(
-    tmp_path: Path, data: dict[str, Path], chosen: Any, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, data: dict[str, Path], chosen: Any,
     recipe: str, settings: dict[str, Any], saved_at: int,
 ) -> None:  # fmt: skip
     """The boundary is after step 4 of 6; each step is logged with the number of its phase."""
     params = chosen(recipe, settings, checkpoint_every=saved_at, log_every=1)
     stage.run(params, **data, checkpoint=tmp_path / "straight")
-    clamp, steps = Towers.clamp_scale, 0
-
-    def fail(self: Towers) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == saved_at + 1:
-            raise RuntimeError("power cut")
-        clamp(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Towers, "clamp_scale", fail)
-        with pytest.raises(RuntimeError, match="power cut"):
-            stage.run(params, **data, checkpoint=tmp_path / "resumed")
+    with power_cut(after=saved_at):
+        stage.run(params, **data, checkpoint=tmp_path / "resumed")
     stage.run(params, **data, checkpoint=tmp_path / "resumed")
     one, other = (
         safetensors.torch.load_file(tmp_path / name / checkpoint.WEIGHTS)
