@@ -12,7 +12,7 @@ setup: .venv/ready  ## the environment in .venv, from requirements.lock
 .venv/ready: requirements.lock pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(CURDIR)/.venv .venv/bin/python -m uv pip sync --quiet requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv .venv/bin/python -m uv pip sync --quiet --compile-bytecode requirements.lock
 	# ours last: its `kfp` command takes the place of the stock one
 	VIRTUAL_ENV=$(CURDIR)/.venv .venv/bin/python -m uv pip install --quiet --no-deps --editable .
 	touch $@
