@@ -6,10 +6,10 @@
 Per seed the world is drawn anew and its captions are rewritten once; then every arm trains on the same
 pairs from the same initial weights, and is measured on the same held-out benchmarks: once for the same
 number of steps, and, with `--equal-time`, once for as many as take as long as CLIP's, by the samples per
-second of the first time. `laclip-shuffled` is the negative control: LaCLIP with rewrites of other images.
-The stages are the product's own; their params are params.yaml's. Seeds start at 1: seed 0 is the demo's,
-on which the world and the tower were made. Finished parts are kept in artifacts/bench/science and not run
-again while params and code are the same.
+second of the first time; an arm that is as fast as CLIP within 5 % isn't run again. `laclip-shuffled` is
+the negative control: LaCLIP with rewrites of other images. The stages are the product's own; their params
+are params.yaml's. Seeds start at 1: seed 0 is the demo's, on which the world and the tower were made.
+Finished parts are kept in artifacts/bench/science and not run again while params and code are the same.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
+from clipflow import cli
 from clipflow.artifacts import checkpoint as checkpoints
 from clipflow.artifacts import manifest, rewrites
 from clipflow.artifacts.pairs import Pairs
@@ -39,25 +41,33 @@ from clipflow.recipes import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "artifacts" / "bench"
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["clipflow.pretrain.stage", "clipflow.evaluate.stage"])
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is trained, as changes of `pretrain:`, and what it is compared with."""
+    """What is trained, and what it is compared with."""
 
-    pretrain: dict[str, Any]
+    recipe: str
+    texts: str | int | None = None
+    """`pretrain.texts`."""
     controls: tuple[str, ...] = ("clip",)
-    texts: str = "rewrites"
+    rewrites: str = "rewrites"
     """Or `rewrites-shuffled`."""
 
 
-ARMS = {name: Arm({"recipe": name}) for name in CATALOGUE.names()} | {
-    "clip": Arm({"recipe": "clip"}, controls=()),
-    "clip-two": Arm({"recipe": "clip", "texts": 2}),
-    "laclip-shuffled": Arm({"recipe": "laclip"}, texts="rewrites-shuffled"),
-    "siglip-drawn": Arm({"recipe": "siglip", "texts": "drawn"}, controls=("siglip", "laclip")),
+ARMS = {name: Arm(name) for name in CATALOGUE.names()} | {
+    "clip": Arm("clip", controls=()),
+    "clip-two": Arm("clip", texts=2),
+    "laclip_mt": Arm("laclip_mt", controls=("clip", "laclip")),
+    "laclip-shuffled": Arm("laclip", rewrites="rewrites-shuffled"),
+    "siglip-drawn": Arm("siglip", texts="drawn", controls=("siglip", "laclip")),
+    "laslip": Arm("laslip", controls=("clip", "slip", "laclip")),
+    "alip": Arm("alip", controls=("clip", "clip-two")),
+    "dreamlip": Arm("dreamlip", controls=("clip", "laclip_mt")),
 }
-"""Every recipe, and what is none: controls and combinations."""
+"""Every recipe, and what is none: controls and combinations. A control has all but what is in question."""
 METRICS = {
     "zero-shot, canonical prompt": "zero_shot/mean/top1_canonical",
     "zero-shot, prompt ensemble": "zero_shot/mean/top1",
@@ -80,6 +90,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps of every arm (default: pretrain.steps)")
     parser.add_argument("--equal-time", action="store_true", help="also at CLIP's training time")
     parser.add_argument("--architecture", help="of all arms (default: pretrain.architecture)")
+    parser.add_argument("--precision", help="of all arms (default: pretrain.precision)")
     parser.add_argument(
         "--recipes",
         default="laclip,laclip_mt,laclip-shuffled",
@@ -89,15 +100,27 @@ def main() -> None:
     args = parser.parse_args()
     arms = chosen(args.recipes.split(","))
     values = YAML(typ="safe").load(args.params.read_text())
-    for name in ("steps", "architecture"):
+    for name in ("steps", "architecture", "precision"):
         values["pretrain"][name] = getattr(args, name) or values["pretrain"][name]
     package = (ROOT / "components" / "clipflow").rglob("*")
     code = sorted(f for f in package if f.is_file() and "__pycache__" not in f.parts)
     key = hashlib.sha256(b"".join(f.read_bytes() for f in [args.params, *code])).hexdigest()[:8]
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True,
                             capture_output=True, check=True).stdout.strip()  # fmt: skip
-    work = OUT / "science" / f"{key}-{values['pretrain']['architecture']}"
+    # what isn't looked at here
+    values["evaluate"] |= {"few_shot": {"shots": [], "draws": 1}, "gallery_size": 0}
+    values["recipes"]["dreamlip"]["num_texts"] = 1 + values["rewrite"]["num_rewrites"]
+    work = (
+        OUT
+        / "science"
+        / "-".join([key, values["pretrain"]["architecture"], values["pretrain"]["precision"]])
+    )
     work.mkdir(parents=True, exist_ok=True)
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "CLIPFLOW_WORKERS": "0",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}",
+    }
 
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -106,7 +129,11 @@ def main() -> None:
         table, rates = measured(pool, work, values, seeds, steps)
         tables = {"equal steps": (table, steps)}
         if args.equal_time:
-            timed = {arm: round(num * rates[arm] / rates["clip"]) for arm, num in steps.items()}
+            shares = {arm: rate / rates["clip"] for arm, rate in rates.items()}
+            timed = {
+                arm: num if 0.95 < shares[arm] < 1.05 else round(num * shares[arm])
+                for arm, num in steps.items()
+            }
             tables["equal time"] = measured(pool, work, values, seeds, timed)[0], timed
     for name, (table, steps) in tables.items():
         sys.stdout.write(f"\n{name}\n\n{shown(table, steps, rates)}\n")
@@ -200,12 +227,17 @@ def _train(
     """The metrics of one arm at one seed, and its samples per second in training."""
     run = folder / f"{arm}-{steps}"
     run.mkdir(exist_ok=True)
-    changes = {**ARMS[arm].pretrain, "seed": seed, "steps": steps}
-    params = {**values, "pretrain": {**values["pretrain"], **changes}}
+    changes = {"recipe": ARMS[arm].recipe, "texts": ARMS[arm].texts, "seed": seed, "steps": steps}
+    recipes = values["recipes"]
+    params = {
+        **values,
+        "pretrain": {**values["pretrain"], **changes},
+        "recipes": {**recipes, "fdt": {**recipes["fdt"], "decay_steps": steps}},
+    }
     checkpoint, report = run / "checkpoint", run / "report"
     if not checkpoint.exists():
         _clipflow(run, "pretrain", params, "--pairs", folder / "pairs", "--rewrites",
-                  folder / ARMS[arm].texts, "--checkpoint", checkpoint)  # fmt: skip
+                  folder / ARMS[arm].rewrites, "--checkpoint", checkpoint)  # fmt: skip
     if not report.exists():
         _clipflow(run, "evaluate", params, "--checkpoint", checkpoint,
                   "--benchmarks", folder / "benchmarks", "--report", report)  # fmt: skip
@@ -215,24 +247,26 @@ def _train(
 
 def _clipflow(folder: Path, stage: str, values: dict[str, Any], *flags: str | Path) -> None:
     """Run a stage on one core, its output in `<folder>/<stage>.log`."""
-    file = folder / f"{stage}.yaml"
+    file, log = folder / f"{stage}.yaml", folder / f"{stage}.log"
     with file.open("w") as stream:
         YAML(typ="safe").dump(values, stream)
-    log = folder / f"{stage}.log"
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CLIPFLOW_WORKERS": "0",
-        "CLIPFLOW_SCRATCH": str(folder / "scratch"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-    }
-    command = [sys.executable, "-m", "clipflow", stage, *map(str, flags), "--params", str(file)]
-    with log.open("w") as stream:
-        done = subprocess.run(
-            command, stderr=stream, stdout=stream, env=env, cwd=folder, check=False
-        )
-    if done.returncode:
+    argv = ["clipflow", stage, *map(str, flags), "--params", str(file)]
+    process = FORKS.Process(target=_run, args=(argv, log))
+    process.start()
+    process.join()
+    if process.exitcode:
         raise SystemExit(f"{stage} failed, see {log}:\n{log.read_text()[-2000:]}")
+
+
+def _run(argv: list[str], log: Path) -> None:
+    """Be a command, in a process that has the imports already."""
+    stream = log.open("w")
+    for fd in (1, 2):
+        os.dup2(stream.fileno(), fd)
+    os.chdir(log.parent)
+    os.environ["CLIPFLOW_SCRATCH"] = str(log.with_name("scratch"))
+    sys.argv = argv
+    cli.main()
 
 
 def shown(table: Table, steps: dict[str, int], rates: dict[str, float]) -> str:
