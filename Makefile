@@ -50,11 +50,15 @@ bench-text-overhead: setup  ## a step that draws one of five texts against one o
 bench-phases: setup  ## a step on fewer tokens, as flip and clipa take it, against one on all of them
 	python tests/benchmarks/phases.py
 
+bench-plan: setup  ## seconds of a step on this CPU as `clipflow plan` estimates them against steps taken
+	python tests/benchmarks/plan.py
+
 bench-text-memory: setup  ## memory of a million captions with rewrites against Python lists
 	python tests/benchmarks/text_memory.py
 
 bench-rewrite-client: setup  ## requests per second of the server generator against the server's capacity
 	OMP_NUM_THREADS=1 python tests/benchmarks/rewrite_client.py
+
 bench-rewrite-hf: setup  ## rewrites per second of the hf generator against LaCLIP's loop
 	python tests/benchmarks/rewrite_hf.py
 

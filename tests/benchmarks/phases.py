@@ -9,19 +9,12 @@ patches, `clipa`'s has images of half the side and texts of 16 tokens.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import harness
 import torch
+from steps import timed_step
 
 from clipflow import params as params_file
-from clipflow.model.batch import Batch
-from clipflow.model.texts import Texts
-from clipflow.pretrain import phases, stage
-from clipflow.pretrain.optimiser import adamw
-from clipflow.pretrain.params import Params
-from clipflow.recipes import Phase
 
 
 def main() -> None:
@@ -39,7 +32,12 @@ def main() -> None:
     for recipe in ("flip", "clipa"):
         values["pretrain"] |= {"recipe": recipe, "architecture": args.model}
         params = params_file.parse(params_file.select(values, "pretrain"), "pretrain")
-        reduced, full = (step(params, phase, args) for phase in params.phases)
+        reduced, full = (
+            timed_step(
+                params, args.batch_size, min(args.tokens, phase.text_tokens or args.tokens), phase
+            )
+            for phase in params.phases
+        )
         reduced()
         full()
         name = f"{recipe}, {args.model}, batch {args.batch_size}"
@@ -48,32 +46,6 @@ def main() -> None:
             harness.Comparison(name, ours, theirs, "its full phase", "s a step", "less")
         )
     harness.report("phases", comparisons)
-
-
-def step(params: Params, phase: Phase, args: argparse.Namespace) -> Callable[[], float]:
-    """Takes a step of a phase and says how many seconds it took."""
-    torch.manual_seed(0)
-    towers = stage.build(params).train()
-    objective = params.recipe.objective(towers)
-    optimiser = adamw(objective, towers, params)
-    patch_px = towers.patch_size_px
-    assert patch_px
-    side = phases.side_px(phase, towers.image_size_px, patch_px)
-    there, kept = phases.num_patches(phase, towers.image_size_px, patch_px)
-    num, length = args.batch_size, min(args.tokens, phase.text_tokens or args.tokens)
-    images = torch.randint(256, (num, side, side, 3), dtype=torch.uint8)
-    tokens = torch.randint(1, 1000, (num, length))
-    texts = Texts((tokens,), torch.arange(num)[:, None], tokens.numel())
-    patches = torch.rand(num, there).argsort(1)[:, :kept] if kept < there else None
-
-    def run() -> float:
-        start = time.perf_counter()
-        objective(Batch(images, texts, patches=patches))["loss"].backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        return time.perf_counter() - start
-
-    return run
 
 
 if __name__ == "__main__":
