@@ -228,12 +228,7 @@ def _train(
     run = folder / f"{arm}-{steps}"
     run.mkdir(exist_ok=True)
     changes = {"recipe": ARMS[arm].recipe, "texts": ARMS[arm].texts, "seed": seed, "steps": steps}
-    recipes = values["recipes"]
-    params = {
-        **values,
-        "pretrain": {**values["pretrain"], **changes},
-        "recipes": {**recipes, "fdt": {**recipes["fdt"], "decay_steps": steps}},
-    }
+    params = {**values, "pretrain": {**values["pretrain"], **changes}}
     checkpoint, report = run / "checkpoint", run / "report"
     if not checkpoint.exists():
         _clipflow(run, "pretrain", params, "--pairs", folder / "pairs", "--rewrites",

@@ -15,6 +15,8 @@ class BetweenSteps:
 
     step: int
     """The step to come, counted from 0."""
+    num_steps: int
+    """Those of the whole run."""
     batch_size: int
     """The global one."""
     seed: int

@@ -112,7 +112,7 @@ class Training:
                     yield batch.to(accelerator.device)
 
             with accelerator.autocast():
-                objective.before_step(BetweenSteps(start, size, seed, upcoming))
+                objective.before_step(BetweenSteps(start, self.params.steps, size, seed, upcoming))
 
     def _seed(self) -> None:
         """Whatever a tower draws in this step is a function of seed, step and process."""

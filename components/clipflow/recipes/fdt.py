@@ -15,12 +15,12 @@ Token Embeddings to Finite Discrete Tokens* (arXiv:2303.14865), section 3.
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from clipflow.model.batch import Batch
+from clipflow.model.between_steps import BetweenSteps
 from clipflow.model.codebook import Codebook
 from clipflow.model.contrastive import Contrastive
 from clipflow.model.token_embeddings import check, embed_image_tokens, embed_text_tokens
@@ -38,37 +38,32 @@ class Fdt(Recipe):
     code_temperature_init: float = Field(gt=0)
     """What relevances are divided by in the first step; the lower, the fewer codes are used."""
     code_temperature_last: float = Field(gt=0)
-    """What they are divided by from step `decay_steps` on, and in the checkpoint."""
-    decay_steps: int = Field(ge=1)
-    """Steps from the first code temperature to the last; as a rule `pretrain.steps`."""
+    """What they are divided by in the last step, and in the checkpoint."""
 
     def objective(self, towers: Towers) -> nn.Module:
         """InfoNCE between sums of codes. Raises ParamsError for towers without tokens."""
         check(towers, self.name)
         temperatures = self.code_temperature_init, self.code_temperature_last
-        return CodebookContrastive(towers, self.num_codes, temperatures, self.decay_steps)
+        return CodebookContrastive(towers, self.num_codes, temperatures)
 
 
 class CodebookContrastive(Contrastive):
-    """Towers and codebook with InfoNCE, and the steps that were taken."""
+    """Towers and codebook with InfoNCE."""
 
-    steps: Tensor
-
-    def __init__(
-        self, towers: Towers, num_codes: int, temperatures: tuple[float, float], decay_steps: int
-    ) -> None:
+    def __init__(self, towers: Towers, num_codes: int, temperatures: tuple[float, float]) -> None:
         super().__init__(towers)
         self.similarity = Codebook(num_codes, towers.dim)
-        self.temperatures, self.decay_steps = temperatures, decay_steps
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.similarity.temperature.fill_(temperatures[0])
+        self.temperatures = temperatures
+
+    def before_step(self, run: BetweenSteps) -> None:
+        """Lower the code temperature."""
+        first, last = self.temperatures
+        share = run.step / max(1, run.num_steps - 1)
+        self.similarity.temperature.fill_(first * (last / first) ** share)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, to be minimised, and `logit_scale` and `code_temperature` beside it."""
-        first, last = self.temperatures
-        share = (self.steps / self.decay_steps).clamp(max=1)
-        self.similarity.temperature.copy_(first * (last / first) ** share)
-        if self.training:
-            self.steps += 1
         temperature = self.similarity.temperature.clone()
         return {**super().forward(batch), "code_temperature": temperature}
 
