@@ -6,14 +6,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    BlipConfig,
-    BlipForConditionalGeneration,
-    BlipImageProcessor,
-    BlipProcessor,
-    PreTrainedTokenizerFast,
-)
+from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from clipflow.artifacts import manifest
 from clipflow.artifacts import rewrites as artifact
@@ -24,55 +17,12 @@ from clipflow.rewrite.generators import Answer, Task
 from clipflow.rewrite.generators.captioner import Captioner
 from clipflow.rewrite.params import Params
 from fakes.artifacts import jpeg, make_pairs
-
-WORDS = [
-    "a",
-    "the",
-    "photo",
-    "of",
-    "dog",
-    "cat",
-    "boat",
-    "house",
-    "red",
-    "blue",
-    "on",
-    "at",
-    "night",
-]
+from fakes.tiny_blip import make_blip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BLIP with random weights, and a processor whose tokenizer knows a few words."""
-    folder = tmp_path_factory.mktemp("tiny-blip")
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[DEC]"]
-    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-        unk_token="[UNK]", bos_token="[DEC]",
-    )  # fmt: skip
-    image_processor = BlipImageProcessor(size={"height": 16, "width": 16})
-    BlipProcessor(image_processor, fast).save_pretrained(folder)
-    torch.manual_seed(0)
-    tower = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "initializer_range": 0.5,
-    }  # fmt: skip
-    ids = {"bos_token_id": 4, "pad_token_id": 0, "sep_token_id": 2, "eos_token_id": 2}
-    config = BlipConfig(
-        text_config={"vocab_size": len(vocabulary), "encoder_hidden_size": 16,
-                     "max_position_embeddings": 64, "projection_dim": 16, **ids, **tower},
-        vision_config={"image_size": 16, "patch_size": 8, "projection_dim": 16, **tower},
-        projection_dim=16, image_text_hidden_size=16,
-    )  # fmt: skip
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    return folder
+    return make_blip(tmp_path_factory.mktemp("tiny-blip"))
 
 
 def captioner(folder: Path, **changed: Any) -> Captioner:
