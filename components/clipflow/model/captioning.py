@@ -11,9 +11,10 @@ from clipflow.model import decoder
 from clipflow.model.batch import Batch
 from clipflow.model.contrastive import Contrastive
 from clipflow.model.patches import embedded
+from clipflow.model.plain_towers import project
 from clipflow.model.texts import Texts
 from clipflow.model.tiled import num_processes, sum_over_processes
-from clipflow.model.towers import Towers, project
+from clipflow.model.towers import Towers
 
 
 class Captioning(Contrastive):

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipflow.errors import ArtifactError, did_you_mean
-from clipflow.model import similarity_file, towers, transformers_clip
+from clipflow.model import architectures, plain_towers, similarity_file, transformers_clip
 from clipflow.model.similarity import Similarity
 from clipflow.model.texts import grouped
 from clipflow.model.token_embeddings import image_tokens, text_tokens
@@ -114,7 +114,9 @@ class Pretrained:
         if self.similarity:
             return self.similarity.embed(text_tokens(self.model.text, ids))
         embedded = (
-            towers.trimmed(self.model.text, ids) if self.trims_text else self.model.encode_text(ids)
+            plain_towers.trimmed(self.model.text, ids)
+            if self.trims_text
+            else self.model.encode_text(ids)
         )
         return functional.normalize(embedded.float(), dim=-1)
 
@@ -162,9 +164,9 @@ def load(
             f"{option} {checkpoint}: it can't be loaded ({reason}); pass a checkpoint's folder, or fill"
             " HF_HOME on a machine with network"
         ) from None
-    trims = type(model) is open_clip.CustomTextCLIP and towers.trims(model.text)
+    trims = type(model) is open_clip.CustomTextCLIP and plain_towers.trims(model.text)
     similarity = similarity_file.read(Path(checkpoint)) if Path(checkpoint).is_dir() else None
-    if similarity and not (trims and towers.pools_class_token(model.visual)):
+    if similarity and not (trims and plain_towers.pools_class_token(model.visual)):
         raise ArtifactError(
             f"{option} {checkpoint}: its {similarity_file.FILE} needs towers with tokens, which these"
             " aren't; it is of another checkpoint, so remove it or pass that"
@@ -200,8 +202,8 @@ def _name(checkpoint: str, pretrained: str | None, option: str) -> str:
         )
     if checkpoint.startswith((HUB, TRANSFORMERS)):
         return checkpoint
-    if checkpoint not in open_clip.list_models():
-        hint = did_you_mean(checkpoint, open_clip.list_models())
+    if checkpoint not in architectures.names():
+        hint = did_you_mean(checkpoint, architectures.names())
         raise ArtifactError(
             f"{option} {checkpoint}: no such folder and no architecture of open_clip; {hint} (models of"
             f" the Hugging Face hub are {HUB}ORG/NAME, in Transformers' format {TRANSFORMERS}ORG/NAME)"

@@ -12,8 +12,9 @@ from torch.nn import functional
 from clipflow.errors import ParamsError
 from clipflow.model.blocks import unpooled
 from clipflow.model.patches import embedded
+from clipflow.model.plain_towers import project
 from clipflow.model.texts import Texts
-from clipflow.model.towers import Towers, project
+from clipflow.model.towers import Towers
 
 
 class Tokens(NamedTuple):
@@ -77,7 +78,7 @@ def image_tokens(
 
 
 def text_tokens(text: Any, ids: Int[Tensor, "batch length"]) -> Tokens:
-    """What a tower that `towers.trims` makes of ids."""
+    """What a tower that `plain_towers.trims` makes of ids."""
     tokens = text.token_embedding(ids) + text.positional_embedding[: ids.shape[1]]
     tokens = text.ln_final(unpooled(text.transformer, tokens, causal=True))
     projected = project(tokens, text.text_projection)

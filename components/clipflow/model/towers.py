@@ -1,7 +1,4 @@
-"""The two towers of a CLIP: open_clip's, by any of its architecture names or one of ours.
-
-Ours lie in `architectures/`, in open_clip's own format: a file there is an architecture more.
-"""
+"""The two towers of a CLIP: open_clip's, by any of its architecture names or one of ours."""
 
 from __future__ import annotations
 
@@ -10,25 +7,24 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import open_clip
 import torch
 from jaxtyping import Float, Int, UInt8
-from open_clip.transformer import TextTransformer, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from clipflow.errors import ParamsError, did_you_mean
-from clipflow.model.blocks import adopt, pooled
+from clipflow.model import architectures
+from clipflow.model.blocks import pooled
 from clipflow.model.decoder import has_decoder, initialise, read
 from clipflow.model.patches import embedded
+from clipflow.model.plain_towers import pools_class_token, project, trimmed, trims
 from clipflow.model.texts import Texts
-
-open_clip.add_model_config(Path(__file__).with_name("architectures"))
 
 MAX_LOGIT_SCALE = math.log(100)
 Out = TypeVar("Out")
@@ -55,8 +51,8 @@ class Towers(nn.Module):
         Raises ParamsError for an architecture that can't be built here, or not with these choices.
         """
         super().__init__()
-        if architecture not in open_clip.list_models():
-            hint = did_you_mean(architecture, open_clip.list_models())
+        if architecture not in architectures.names():
+            hint = did_you_mean(architecture, architectures.names())
             raise ParamsError(f"pretrain.architecture: no architecture '{architecture}'; {hint}")
         self.architecture, self.chunk_size = architecture, chunk_size
         try:
@@ -255,48 +251,6 @@ class Towers(nn.Module):
     def clamp_scale(self) -> None:
         """Keep the scale in [1, 100], as CLIP and LaCLIP do after each step."""
         self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-
-
-def pools_class_token(visual: nn.Module) -> bool:
-    """Whether an image tower is a plain ViT, pooled at its class token."""
-    return (
-        isinstance(visual, VisionTransformer)
-        and visual.pool_type == "tok"
-        and visual.attn_pool is None
-        and adopt(visual.transformer)
-    )
-
-
-def trims(text: nn.Module) -> bool:
-    """Whether a text tower takes token ids that are cut after the end of text, by `trimmed`.
-
-    Past the end-of-text token a causal tower reads nothing, so that a batch may be cut there.
-    """
-    return (
-        isinstance(text, TextTransformer)
-        and text.attn_mask is not None
-        and text.pool_type == "argmax"
-        and text.cls_emb is None
-        and not text.use_pad_mask
-        and adopt(text.transformer)
-    )
-
-
-def trimmed(text: Any, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
-    """What a tower that `trims` makes of such ids."""
-    tokens_in = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
-    end = tokens.argmax(dim=1)  # the end-of-text token has the largest id
-    whole = text.ln_final(pooled(text.transformer, tokens_in, end, causal=True))
-    return project(whole, text.text_projection)
-
-
-def project(
-    embedded: Float[Tensor, "*batch width"], projection: nn.Linear | nn.Parameter | None
-) -> Float[Tensor, "*batch dim"]:
-    """Through the last layer of a tower, which may have none."""
-    if projection is None:
-        return embedded
-    return projection(embedded) if isinstance(projection, nn.Linear) else embedded @ projection
 
 
 @contextmanager
