@@ -114,6 +114,19 @@ def test_loss_is_finite_and_reaches_both_towers(chosen: Params, towers: Towers) 
         assert any(p.grad.abs().max() > 0 for p in tower.parameters())
 
 
+def test_in_bfloat16_the_loss_is_nearly_that_of_float32(chosen: Params, towers: Towers) -> None:
+    """As `precision: auto` trains on GPUs."""
+    losses = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        objective = chosen.recipe.objective(towers)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses.append(objective(batch(chosen, towers))["loss"])
+        losses[-1].backward()
+    assert losses[1].dtype == torch.float32
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.02, abs=1e-3)
+
+
 def test_overfits_one_batch(chosen: Params, towers: Towers) -> None:
     """Every image comes to have its own text nearest to it, and every text its image."""
     objective = chosen.recipe.objective(towers)

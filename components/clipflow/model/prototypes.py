@@ -86,10 +86,13 @@ class Prototypes(nn.Module):
         places = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
         known = (self.rows[places] == rows) & (rows != NO_ROW)
         least = torch.finfo(torch.float32).min
-        centroids = functional.normalize(self.centroids, dim=1)
-        alike = centroids[self.labels[places]] @ centroids.T / target_temperature
+        with torch.autocast(
+            student.device.type, enabled=False
+        ):  # the temperature is too low for it
+            centroids = functional.normalize(self.centroids, dim=1)
+            alike = centroids[self.labels[places]] @ centroids.T / target_temperature
+            logits = scale * student.float() @ functional.normalize(self.prototypes, dim=1).T
         targets = alike.masked_fill(~self.used, least).softmax(1)
-        logits = scale * student.float() @ functional.normalize(self.prototypes, dim=1).T
         each = functional.cross_entropy(
             logits.masked_fill(~self.used, least), targets, reduction="none"
         )
