@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipflow.errors import ParamsError, did_you_mean
 from clipflow.model.batch import Batch
+from clipflow.model.between_steps import BeforeStep
 from clipflow.model.texts import Texts
 from clipflow.model.tiled import TILE_ELEMENTS
 from clipflow.model.towers import Towers
@@ -132,14 +133,17 @@ def plan(
             f"{peak:g} TFLOP/s, of which {utilisation:.0%} assumed, loader and network not counted"
         )
     costs = []
+    extra = objective.extra_forwards if isinstance(objective, BeforeStep) else 0.0
+    more = 1 + extra / 3  # a backward is two forwards
     for phase in params.phases:
         length = min(tokens_per_text, phase.text_tokens or tokens_per_text)
         with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone are computed
             flops, kept = _per_sample(objective, probe(params, towers, PROBE, length, phase))
         if params.chunk_size and params.chunk_size < local:
             flops *= 4 / 3  # towers are run once more
+        flops *= more
         step_s = (
-            _timed_step(objective, towers, params, local, length, phase)
+            _timed_step(objective, towers, params, local, length, phase) * more
             if device_type == "cpu"
             else flops * local / (peak * 1e12 * utilisation)
         )

@@ -40,9 +40,9 @@ def test_two_processes_equal_one(
     values["pretrain"] |= {
         "recipe": recipe,
         "architecture": architecture(recipe),
-        "steps": 20,
+        "steps": 8,
         "log_every": 1,
-        "checkpoint_every": 15,
+        "checkpoint_every": 6,
         **changes,
     }
     inputs = make_inputs(tmp_path)
@@ -58,7 +58,7 @@ def test_two_processes_equal_one(
     assert "on 2 x cpu" in errors
     assert ("sharded" in errors) is bool(changes)
     one, two = (pq.read_table(tmp_path / w / checkpoint.HISTORY).to_pydict() for w in ("1", "2"))
-    # Rounding, 1e-7 at first, grows with the steps: to 1e-3 in siglip's gradients where they are clipped.
+    # Rounding, 1e-7 at first, grows with the steps, most in siglip's gradients where they are clipped.
     for name, loosely in (("loss", 3e-5), ("grad_norm", 5e-3)):
         assert two[name][:4] == pytest.approx(one[name][:4], rel=1e-5, abs=1e-6)
         assert two[name] == pytest.approx(one[name], rel=loosely, abs=1e-5)

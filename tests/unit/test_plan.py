@@ -107,6 +107,15 @@ def test_views_and_the_head_are_counted(stage_params: Any) -> None:
     assert slip.num_trained - clip.num_trained == head + dim + 2 * 2 * hidden
 
 
+def test_what_is_embedded_between_steps_is_counted(stage_params: Any) -> None:
+    """ProtoCLIP's episodes are another forward of each sample: a third of forward and backward."""
+    clip, protoclip = (
+        plan(stage_params("pretrain", recipe=name), devices=1, device_type="a100")
+        for name in ("clip", "protoclip")
+    )
+    assert protoclip.flops_per_sample / clip.flops_per_sample == pytest.approx(4 / 3, rel=0.02)
+
+
 def test_a_cpus_step_is_on_the_line_through_two_that_were_timed(
     stage_params: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,5 +29,8 @@ class BetweenSteps:
 class BeforeStep(Protocol):
     """An objective with a hook. What it keeps from step to step belongs in its buffers, which are saved."""
 
+    extra_forwards: float
+    """How often the hook embeds each sample that a step shows: what it costs, for `clipflow plan`."""
+
     def before_step(self, run: BetweenSteps) -> None:
         """Called before each step, in all processes and under autocast."""

@@ -26,6 +26,8 @@ class Prototypical(Contrastive):
     Source: Chen et al. 2022 (ProtoCLIP, arXiv:2206.10996), section 3.
     """
 
+    extra_forwards = 1.0
+
     def __init__(
         self,
         towers: Towers,

@@ -50,6 +50,8 @@ class Fdt(Recipe):
 class CodebookContrastive(Contrastive):
     """Towers and codebook with InfoNCE."""
 
+    extra_forwards = 0.0
+
     def __init__(self, towers: Towers, num_codes: int, temperatures: tuple[float, float]) -> None:
         super().__init__(towers)
         self.similarity = Codebook(num_codes, towers.dim)
