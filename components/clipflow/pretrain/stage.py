@@ -7,6 +7,7 @@ from pathlib import Path
 
 import safetensors.torch
 from accelerate.utils import set_seed
+from torch import nn
 
 from clipflow import params as params_file
 from clipflow import track
@@ -14,6 +15,7 @@ from clipflow.artifacts import checkpoint as checkpoint_artifact
 from clipflow.artifacts import manifest
 from clipflow.artifacts.pairs import Pairs
 from clipflow.errors import ArtifactError
+from clipflow.model import similarity_file
 from clipflow.model.similarity import Similarity
 from clipflow.model.towers import Towers
 from clipflow.pretrain import export, facts, phases, processes, sharding
@@ -42,7 +44,7 @@ def run(params: Params, *, pairs: Path, rewrites: Path, checkpoint: Path) -> Non
     accelerator = processes.accelerator(params)
     set_seed(params.seed)
     towers = build(params)
-    objective = params.recipe.objective(towers).to(accelerator.device)
+    objective = build_objective(params, towers).to(accelerator.device)
     if params.sharded and accelerator.num_processes > 1:
         sharding.shard(objective, accelerator.device.type)
         model = objective
@@ -143,3 +145,23 @@ def build(params: Params) -> Towers:
     if params.compile:
         towers.compile_parts()
     return towers
+
+
+def build_objective(params: Params, towers: Towers) -> nn.Module:
+    """The recipe's, with the similarity of the initial weights if they were trained with one of its kind.
+
+    Raises ArtifactError if that has other sizes.
+    """
+    objective = params.recipe.objective(towers)
+    similarity: Similarity | None = getattr(objective, "similarity", None)
+    if similarity and params.initial_weights:
+        before = similarity_file.read(Path(params.initial_weights))
+        if before and before.kind == similarity.kind:
+            if before.sizes != similarity.sizes:
+                raise ArtifactError(
+                    f"pretrain.initial_weights: the {before.kind} of {params.initial_weights} has"
+                    f" {before.sizes}, expected {similarity.sizes}; choose another checkpoint or set"
+                    f" recipes.{params.recipe.name} to what it was trained with"
+                )
+            similarity.load_state_dict(before.state_dict())
+    return objective

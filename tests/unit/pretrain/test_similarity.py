@@ -117,3 +117,23 @@ def test_a_checkpoint_of_clip_knows_of_none(stage_params: Any, tmp_path: Path) -
     assert not (out / checkpoint.SIMILARITY).exists()
     assert "similarity" not in json.loads((out / "manifest.json").read_text())
     assert similarity_file.read(out) is None
+
+
+def test_initial_weights_bring_their_codebook(
+    values: dict[str, Any], stage_params: Any, tmp_path: Path
+) -> None:
+    first = stage_params("pretrain", recipe="fdt", architecture=VIT, steps=1)
+    kept = train(first, make_inputs(tmp_path), tmp_path / "first")
+    on = {"architecture": VIT, "initial_weights": str(tmp_path / "first")}
+    params = stage_params("pretrain", recipe="fdt", **on)
+    objective = stage.build_objective(params, stage.build(params))
+    assert isinstance(objective, CodebookContrastive)
+    assert torch.equal(objective.similarity.codes, kept[f"{checkpoint.SIMILARITY} codes"])
+    assert objective.similarity.codes.requires_grad
+
+    values["recipes"]["fdt"]["num_codes"] = 8
+    params = stage_params("pretrain", recipe="fdt", **on)
+    with pytest.raises(
+        ArtifactError, match=r"has \{'num_codes': 64, .* expected \{'num_codes': 8,"
+    ):
+        stage.build_objective(params, stage.build(params))
