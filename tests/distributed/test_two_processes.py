@@ -14,6 +14,7 @@ from clipflow import params as params_file
 from clipflow.artifacts import checkpoint
 from clipflow.pretrain import stage
 from clipflow.recipes import CATALOGUE
+from fakes import tiny_roberta
 from fakes.launch import CAPTIONS, Launch, make_inputs, torchrun
 from fakes.recipes import architecture
 
@@ -65,6 +66,17 @@ def test_two_processes_equal_one(
     # Not weight by weight: a key's bias has no effect and no gradient but rounding, which Adam magnifies.
     first, second = (embeddings(tmp_path / world) for world in ("1", "2"))
     torch.testing.assert_close(second, first, atol=2e-4, rtol=0)
+
+
+def test_two_processes_have_the_clusters_of_one_text_teacher(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    """Each has the teacher whole, however the objective is sharded, and reads its share of the texts."""
+    teacher = tiny_roberta.save(tmp_path / "roberta", CAPTIONS.values())
+    values["recipes"]["protoclip"] |= {"text_teacher": str(teacher)}
+    test_two_processes_equal_one(
+        tmp_path, values, "protoclip", {**SHARDED, "chunk_size": None, "texts": 2}
+    )
 
 
 def embeddings(folder: Path) -> torch.Tensor:

@@ -26,6 +26,8 @@ class Batch(NamedTuple):
     """Which of each image's patches the tower sees, counted row by row; None: all."""
     views: UInt8[Tensor, "batch views height width 3"] | None = None
     """Each image as the recipe shows it besides; None if it doesn't."""
+    strings: Sequence[Sequence[str]] = ()
+    """Each pair's texts before they were tokenised, as a text teacher reads them: whole, in their case."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""

@@ -5,24 +5,43 @@ from __future__ import annotations
 import warnings
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from clipflow.model.tiled import rank
+
 
 def clustered(
-    embeddings: Float[Tensor, "num dim"], num_clusters: int, *, iterations: int, seed: int
+    embeddings: Float[Tensor, "num dim"],
+    num_clusters: int,
+    *,
+    iterations: int,
+    seed: int,
+    components: int | None = None,
 ) -> Int[Tensor, " num"]:
     """The cluster of each row, by k-means (scikit-learn's, which begins by k-means++).
 
-    Fewer distinct rows than clusters leave some clusters empty.
+    All processes have the same rows; the first computes, all get the result. Of rows with more elements
+    than `components`, only so many principal components are clustered. There are no more clusters than
+    rows, and fewer distinct rows than clusters leave some clusters empty.
     """
-    kmeans = KMeans(num_clusters, n_init=1, max_iter=iterations, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels = kmeans.fit_predict(embeddings.double().cpu().numpy())
-    return torch.from_numpy(labels).long()
+    labels = torch.empty(len(embeddings), dtype=torch.long, device=embeddings.device)
+    if rank() == 0:
+        rows = embeddings.double().cpu().numpy()
+        if components and components < min(rows.shape):
+            rows = PCA(components, svd_solver="covariance_eigh").fit_transform(rows)
+        num = min(num_clusters, len(rows))
+        kmeans = KMeans(num, n_init=1, max_iter=iterations, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            labels.copy_(torch.from_numpy(kmeans.fit_predict(rows)))
+    if dist.is_initialized():
+        dist.broadcast(labels, 0)
+    return labels
 
 
 def means(

@@ -1,4 +1,4 @@
-"""Prototypes of an episode's pairs: one modality's clusters teach the other (ProtoCLIP)."""
+"""Prototypes of an episode's pairs: a teacher's clusters, of the other modality or its own (ProtoCLIP)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipflow.model.clustering import clustered, means
+from clipflow.model.clustering import means
 from clipflow.model.tiled import gather, rank
 
 NO_ROW = -1
 
 
 class Prototypes(nn.Module):
-    """What a student of one modality learns from the clusters of the other, its teacher.
+    """What a student of one modality learns from a teacher's clusters: the other modality's, or others.
 
     Everything is in buffers, so that it is saved with the weights. Before the first episode no pair is
     known.
@@ -27,7 +27,7 @@ class Prototypes(nn.Module):
     labels: Int[Tensor, " episode"]
     """The teacher's cluster of each."""
     centroids: Float[Tensor, "clusters dim"]
-    """The teacher's means of its clusters."""
+    """The teacher's means of its clusters; 0 if its embeddings weren't given."""
     prototypes: Float[Tensor, "clusters dim"]
     """What the student is compared with."""
     used: Tensor
@@ -44,25 +44,23 @@ class Prototypes(nn.Module):
     def renew(
         self,
         rows: Int[Tensor, " num"],
+        labels: Int[Tensor, " num"],
         student: Float[Tensor, "num dim"],
-        teacher: Float[Tensor, "num dim"],
+        teacher: Float[Tensor, "num dim"] | None = None,
         *,
-        back_translation: bool,
-        iterations: int,
-        seed: int,
+        back_translation: bool = True,
     ) -> None:
-        """Cluster the teacher's embeddings. `rows` ascend; the first process computes, all get the result.
+        """Begin an episode. `rows` ascend; the first process computes, all get the result.
 
         With `back_translation` a prototype is the mean of the student's embeddings of a cluster's pairs,
         so that it lies where the student's embeddings lie; without, it is the teacher's own.
         """
         num, clusters = len(rows), len(self.centroids)
         if rank() == 0:
-            labels = clustered(teacher, min(clusters, num), iterations=iterations, seed=seed)
-            labels = labels.to(rows.device)
             self.rows.fill_(NO_ROW)[-num:] = rows
             self.labels.zero_()[-num:] = labels
-            self.centroids.copy_(means(teacher, labels, clusters))
+            if teacher is not None:
+                self.centroids.copy_(means(teacher, labels, clusters))
             self.prototypes.copy_(
                 means(student, labels, clusters) if back_translation else self.centroids
             )
@@ -76,23 +74,24 @@ class Prototypes(nn.Module):
         student: Float[Tensor, "batch dim"],
         rows: Int[Tensor, " batch"],
         scale: Float[Tensor, ""],
-        target_temperature: float,
+        target_temperature: float | None,
     ) -> Float[Tensor, ""]:
         """Cross-entropy of the student's similarities to the prototypes; pairs of no episode have none.
 
         The target of a pair is the softmax, at `target_temperature`, of the similarities of its centroid to
-        all centroids.
+        all centroids; None: its cluster alone.
         """
         places = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
         known = (self.rows[places] == rows) & (rows != NO_ROW)
         least = torch.finfo(torch.float32).min
-        with torch.autocast(
-            student.device.type, enabled=False
-        ):  # the temperature is too low for it
-            centroids = functional.normalize(self.centroids, dim=1)
-            alike = centroids[self.labels[places]] @ centroids.T / target_temperature
+        targets = self.labels[places]
+        # The temperature is too low for bfloat16.
+        with torch.autocast(student.device.type, enabled=False):
+            if target_temperature is not None:
+                centroids = functional.normalize(self.centroids, dim=1)
+                alike = centroids[targets] @ centroids.T / target_temperature
+                targets = alike.masked_fill(~self.used, least).softmax(1)
             logits = scale * student.float() @ functional.normalize(self.prototypes, dim=1).T
-        targets = alike.masked_fill(~self.used, least).softmax(1)
         each = functional.cross_entropy(
             logits.masked_fill(~self.used, least), targets, reduction="none"
         )

@@ -169,6 +169,7 @@ class Collate:
             damaged=[key for view in views for key in view.damaged],
             patches=torch.tensor([view.patches for view in views]) if views[0].patches else None,
             views=torch.from_numpy(np.stack(others)) if others[0] else None,
+            strings=[view.texts for view in views],
         )
 
     def _shortened(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, mutual_info_score
 from torch.nn import functional
 
 from clipflow.model.clustering import clustered, means
@@ -25,7 +27,8 @@ def renewed(
     student: torch.Tensor, teacher: torch.Tensor, back_translation: bool = True
 ) -> Prototypes:
     prototypes = Prototypes(NUM + 4, CLUSTERS, DIM)
-    prototypes.renew(torch.arange(0, 2 * NUM, 2), student, teacher, seed=1, iterations=30,
+    labels = clustered(teacher, CLUSTERS, seed=1, iterations=30)
+    prototypes.renew(torch.arange(0, 2 * NUM, 2), labels, student, teacher,
                      back_translation=back_translation)  # fmt: skip
     return prototypes
 
@@ -44,6 +47,20 @@ def test_the_seed_decides() -> None:
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_what_lies_beyond_the_first_components_is_not_clustered() -> None:
+    """Five groups far from each other, and each cut in two by a little in fifty more elements."""
+    embeddings, _ = planted()
+    halves = torch.arange(NUM) // (NUM // 2)
+    little = 0.2 * torch.randn(2, 50, generator=torch.Generator().manual_seed(3))[halves]
+    both = torch.cat([embeddings, little], 1)
+    few, whole = (
+        mutual_info_score(halves, clustered(both, 10, iterations=30, seed=0, components=components))
+        for components in (3, 58)
+    )
+    assert whole == pytest.approx(math.log(2))
+    assert few < 0.1
 
 
 def test_means_are_of_the_members() -> None:
@@ -82,6 +99,17 @@ def test_the_loss_is_the_cross_entropy_to_the_centroids_similarities() -> None:
     torch.testing.assert_close(prototypes.loss(student, rows, scale, 0.2), expected)
     hard = functional.nll_loss(scores, labels)
     torch.testing.assert_close(prototypes.loss(student, rows, scale, 1e-4), hard)
+    torch.testing.assert_close(prototypes.loss(student, rows, scale, None), hard)
+
+
+def test_the_loss_is_exact_under_autocast() -> None:
+    images, _ = planted(1)
+    texts, _ = planted(2)
+    prototypes, rows, scale = renewed(images, texts), torch.arange(0, 2 * NUM, 2), torch.tensor(3.0)
+    for temperature in (0.01, None):
+        exact = prototypes.loss(images, rows, scale, temperature)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(prototypes.loss(images, rows, scale, temperature), exact)
 
 
 def test_pairs_of_no_episode_have_no_loss() -> None:
@@ -101,7 +129,8 @@ def test_pairs_of_no_episode_have_no_loss() -> None:
 def test_clusters_without_members_get_no_probability() -> None:
     few = torch.eye(DIM)[:2].repeat(3, 1)
     prototypes = Prototypes(6, CLUSTERS, DIM)
-    prototypes.renew(torch.arange(6), few, few, back_translation=True, iterations=5, seed=0)
+    labels = clustered(few, CLUSTERS, iterations=5, seed=0)
+    prototypes.renew(torch.arange(6), labels, few, few)
     assert prototypes.used.sum() == 2
     loss = prototypes.loss(few, torch.arange(6), torch.tensor(100.0), 0.01)
     assert loss.item() == pytest.approx(0, abs=1e-6)
