@@ -27,10 +27,10 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["clipflow.pretrain.stage"])  # imported once, not once a process
 
 
-def make_inputs(folder: Path) -> dict[str, Path]:
-    """Pairs and rewrites of `CAPTIONS`."""
-    pairs = make_pairs(folder / "pairs", CAPTIONS)
-    texts = {key: [f"rewrite of {key}"] for key in CAPTIONS}
+def make_inputs(folder: Path, captions: dict[str, str] = CAPTIONS) -> dict[str, Path]:
+    """Pairs, and a rewrite of each."""
+    pairs = make_pairs(folder / "pairs", captions)
+    texts = {key: [f"rewrite of {key}"] for key in captions}
     return {"pairs": pairs, "rewrites": make_rewrites(folder / "rewrites", pairs, texts)}
 
 

@@ -20,7 +20,8 @@ from clipflow.pretrain.loader import loader
 from clipflow.pretrain.optimiser import learning_rate
 from clipflow.pretrain.params import Params
 from clipflow.recipes import Phase, at
-from fakes.artifacts import make_pairs, make_rewrites, make_samples
+from fakes.artifacts import make_samples
+from fakes.launch import make_inputs
 from fakes.power_cut import power_cut
 
 CAPTIONS = {f"k{n:02d}": f"a caption of image {n}" + " and more" * (n % 9) for n in range(48)}
@@ -34,9 +35,7 @@ WHOLE = {"flip": FLIP | {"masking": 0.0}, "clipa": CLIPA | {"image_side": 1.0, "
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, Path]:
-    pairs = make_pairs(tmp_path / "pairs", CAPTIONS)
-    texts = make_rewrites(tmp_path / "rewrites", pairs, {k: [f"rewrite of {k}"] for k in CAPTIONS})
-    return {"pairs": pairs, "rewrites": texts}
+    return make_inputs(tmp_path, CAPTIONS)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from clipflow.pretrain import stage
 from clipflow.pretrain.params import Params
 from fakes import tiny_roberta
 from fakes.artifacts import make_pairs, make_rewrites
+from fakes.launch import make_inputs
 from fakes.power_cut import power_cut
 
 CAPTIONS = {f"k{n:02d}": f"a caption of image {n}" for n in range(48)}
@@ -31,9 +32,7 @@ TWO_KINDS = {
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, Path]:
-    pairs = make_pairs(tmp_path / "pairs", CAPTIONS)
-    texts = make_rewrites(tmp_path / "rewrites", pairs, {k: [f"rewrite of {k}"] for k in CAPTIONS})
-    return {"pairs": pairs, "rewrites": texts}
+    return make_inputs(tmp_path, CAPTIONS)
 
 
 @pytest.fixture

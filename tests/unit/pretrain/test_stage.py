@@ -30,6 +30,7 @@ from clipflow.model.towers import Towers
 from clipflow.pretrain import processes, stage
 from clipflow.recipes import CATALOGUE
 from fakes.artifacts import make_pairs, make_rewrites, tokenized
+from fakes.launch import make_inputs
 from fakes.power_cut import power_cut
 from fakes.recipes import architecture
 
@@ -38,9 +39,7 @@ CAPTIONS = {f"k{n:02d}": f"a caption of image {n}" for n in range(48)}
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, Path]:
-    pairs = make_pairs(tmp_path / "pairs", CAPTIONS)
-    texts = make_rewrites(tmp_path / "rewrites", pairs, {k: [f"rewrite of {k}"] for k in CAPTIONS})
-    return {"pairs": pairs, "rewrites": texts}
+    return make_inputs(tmp_path, CAPTIONS)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
