@@ -100,8 +100,9 @@ def main() -> None:
     args = parser.parse_args()
     arms = chosen(args.recipes.split(","))
     values = YAML(typ="safe").load(args.params.read_text())
+    section = values["pretrain"]
     for name in ("steps", "architecture", "precision"):
-        values["pretrain"][name] = getattr(args, name) or values["pretrain"][name]
+        section[name] = getattr(args, name) or section[name]
     package = (ROOT / "components" / "clipflow").rglob("*")
     code = sorted(f for f in package if f.is_file() and "__pycache__" not in f.parts)
     key = hashlib.sha256(b"".join(f.read_bytes() for f in [args.params, *code])).hexdigest()[:8]
@@ -110,11 +111,7 @@ def main() -> None:
     # what isn't looked at here
     values["evaluate"] |= {"few_shot": {"shots": [], "draws": 1}, "gallery_size": 0}
     values["recipes"]["dreamlip"]["num_texts"] = 1 + values["rewrite"]["num_rewrites"]
-    work = (
-        OUT
-        / "science"
-        / "-".join([key, values["pretrain"]["architecture"], values["pretrain"]["precision"]])
-    )
+    work = OUT / "science" / f"{key}-{section['architecture']}-{section['precision']}"
     work.mkdir(parents=True, exist_ok=True)
     os.environ |= {
         "OMP_NUM_THREADS": "1",
@@ -125,7 +122,7 @@ def main() -> None:
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda seed: _prepare(work / f"seed{seed}", values, seed), seeds))
-        steps = dict.fromkeys(arms, values["pretrain"]["steps"])
+        steps = dict.fromkeys(arms, section["steps"])
         table, rates = measured(pool, work, values, seeds, steps)
         tables = {"equal steps": (table, steps)}
         if args.equal_time:
@@ -135,8 +132,9 @@ def main() -> None:
                 for arm, num in steps.items()
             }
             tables["equal time"] = measured(pool, work, values, seeds, timed)[0], timed
-    for name, (table, steps) in tables.items():
-        sys.stdout.write(f"\n{name}\n\n{shown(table, steps, rates)}\n")
+    for name, (table, taken) in tables.items():
+        again = [arm for arm in taken if name == "equal steps" or taken[arm] != steps[arm]]
+        sys.stdout.write(f"\n{name}\n\n{shown(table, ['clip', *again], taken, rates)}\n")
     manifest.write_json(
         OUT / "science.json",
         {
@@ -145,7 +143,7 @@ def main() -> None:
             "runs": {name: table for name, (table, _) in tables.items()},
             "steps": {name: steps for name, (_, steps) in tables.items()},
             "samples_per_second": rates,
-            "pretrain": values["pretrain"],
+            "pretrain": section,
             "command": "python tests/benchmarks/science.py " + " ".join(sys.argv[1:]),
             "commit": commit,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -264,29 +262,41 @@ def _run(argv: list[str], log: Path) -> None:
     cli.main()
 
 
-def shown(table: Table, steps: dict[str, int], rates: dict[str, float]) -> str:
-    """Mean and standard deviation in %, and below them the paired gains over each control."""
+def shown(table: Table, arms: list[str], steps: dict[str, int], rates: dict[str, float]) -> str:
+    """Means in %; in brackets the paired gain over the first control, its spread, and in how many seeds.
+
+    What an arm gains over its further controls follows in rows of their own.
+    """
     lines = [
         "| | steps | samples/s | " + " | ".join(METRICS) + " |",
         "|---" * (len(METRICS) + 3) + "|",
     ]
-    for arm, metrics in table.items():
-        cells = [f"{100 * mean(of):.1f} ± {_spread(of):.1f}" for of in metrics.values()]
+    for arm in dict.fromkeys(arms):
+        metrics = table[arm]
+        means = {name: f"{100 * mean(of):.1f}" for name, of in metrics.items()}
+        first, *others = ARMS[arm].controls or (None,)
+        cells = [
+            f"{means[name]} ({_gain(table, arm, first, name)})" if first
+            else f"{means[name]} ± {_spread(of):.1f}"
+            for name, of in metrics.items()
+        ]  # fmt: skip
         lines.append(f"| {arm} | {steps[arm]} | {rates[arm]:.0f} | {' | '.join(cells)} |")
-        for control in ARMS[arm].controls:
-            gains = [
-                [a - b for a, b in zip(of, table[control][name], strict=True)]
-                for name, of in metrics.items()
-            ]
-            cells = [
-                f"{100 * mean(of):+.1f} ± {_spread(of):.1f}, {sum(g > 0 for g in of)}/{len(of)}"
-                for of in gains
-            ]
+        for control in others:
+            cells = [_gain(table, arm, control, name) for name in metrics]
             lines.append(f"| ... over {control} | | | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _gain(table: Table, arm: str, control: str, metric: str) -> str:
+    pairs = zip(table[arm][metric], table[control][metric], strict=True)
+    gains = [a - b for a, b in pairs]
+    return (
+        f"{100 * mean(gains):+.1f} ± {_spread(gains):.1f}, {sum(g > 0 for g in gains)}/{len(gains)}"
+    )
+
+
 def _spread(values: list[float]) -> float:
+    """Standard deviation in %."""
     return 100 * stdev(values) if len(values) > 1 else 0.0
 
 
