@@ -24,7 +24,7 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -55,8 +55,13 @@ class Arm:
     controls: tuple[str, ...] = ("clip",)
     rewrites: str = "rewrites"
     """Or `rewrites-shuffled`."""
+    settings: dict[str, float] = field(default_factory=dict)
+    """Keys of the recipe that differ from params.yaml."""
+    architecture: str | None = None
+    """If the others' won't do."""
 
 
+COCA = "clipflow-tiny-coca"
 ARMS = {name: Arm(name) for name in CATALOGUE.names()} | {
     "clip": Arm("clip", controls=()),
     "clip-two": Arm("clip", texts=2),
@@ -65,7 +70,9 @@ ARMS = {name: Arm(name) for name in CATALOGUE.names()} | {
     "siglip-drawn": Arm("siglip", texts="drawn", controls=("siglip", "laclip")),
     "laslip": Arm("laslip", controls=("clip", "slip", "laclip")),
     "alip": Arm("alip", controls=("clip", "clip-two")),
-    "dreamlip": Arm("dreamlip", controls=("clip", "laclip_mt")),
+    "dreamlip": Arm("dreamlip", controls=("clip", "laclip_mt"), settings={"num_texts": 5}),
+    "coca": Arm("coca", controls=("coca-contrast",), architecture=COCA),
+    "coca-contrast": Arm("coca", controls=(), settings={"captioning": 0.0}, architecture=COCA),
 }
 """Every recipe, and what is none: controls and combinations. A control has all but what is in question."""
 METRICS = {
@@ -110,7 +117,6 @@ def main() -> None:
                             capture_output=True, check=True).stdout.strip()  # fmt: skip
     # what isn't looked at here
     values["evaluate"] |= {"few_shot": {"shots": [], "draws": 1}, "gallery_size": 0}
-    values["recipes"]["dreamlip"]["num_texts"] = 1 + values["rewrite"]["num_rewrites"]
     work = OUT / "science" / f"{key}-{section['architecture']}-{section['precision']}"
     work.mkdir(parents=True, exist_ok=True)
     os.environ |= {
@@ -225,12 +231,20 @@ def _train(
     """The metrics of one arm at one seed, and its samples per second in training."""
     run = folder / f"{arm}-{steps}"
     run.mkdir(exist_ok=True)
-    changes = {"recipe": ARMS[arm].recipe, "texts": ARMS[arm].texts, "seed": seed, "steps": steps}
-    params = {**values, "pretrain": {**values["pretrain"], **changes}}
+    its = ARMS[arm]
+    changes = {"recipe": its.recipe, "texts": its.texts, "seed": seed, "steps": steps}
+    if its.architecture:
+        changes["architecture"] = its.architecture
+    settings = {**values["recipes"][its.recipe], **its.settings}
+    params = {
+        **values,
+        "pretrain": {**values["pretrain"], **changes},
+        "recipes": {**values["recipes"], its.recipe: settings},
+    }
     checkpoint, report = run / "checkpoint", run / "report"
     if not checkpoint.exists():
         _clipflow(run, "pretrain", params, "--pairs", folder / "pairs", "--rewrites",
-                  folder / ARMS[arm].rewrites, "--checkpoint", checkpoint)  # fmt: skip
+                  folder / its.rewrites, "--checkpoint", checkpoint)  # fmt: skip
     if not report.exists():
         _clipflow(run, "evaluate", params, "--checkpoint", checkpoint,
                   "--benchmarks", folder / "benchmarks", "--report", report)  # fmt: skip
