@@ -232,13 +232,21 @@ def _train(
     run = folder / f"{arm}-{steps}"
     run.mkdir(exist_ok=True)
     its = ARMS[arm]
-    changes = {"recipe": its.recipe, "texts": its.texts, "seed": seed, "steps": steps}
+    section = values["pretrain"]
+    warmup = round(section["warmup_steps"] * steps / section["steps"])
+    changes = {
+        "recipe": its.recipe,
+        "texts": its.texts,
+        "seed": seed,
+        "steps": steps,
+        "warmup_steps": warmup,
+    }
     if its.architecture:
         changes["architecture"] = its.architecture
     settings = {**values["recipes"][its.recipe], **its.settings}
     params = {
         **values,
-        "pretrain": {**values["pretrain"], **changes},
+        "pretrain": {**section, **changes},
         "recipes": {**values["recipes"], its.recipe: settings},
     }
     checkpoint, report = run / "checkpoint", run / "report"
