@@ -15,7 +15,7 @@ from clipflow.recipes import TextPolicy, clip
 class LaClip(clip.Clip):
     """CLIP with language rewrites as text augmentation."""
 
-    status = "mechanism-verified"
+    status = "toy-gain"
 
     @property
     def own_texts(self) -> TextPolicy:

@@ -14,7 +14,7 @@ from clipflow.recipes import TextPolicy, slip
 class LaSlip(slip.Slip):
     """SLIP with language rewrites as text augmentation."""
 
-    status = "mechanism-verified"
+    status = "toy-gain"
 
     @property
     def own_texts(self) -> TextPolicy:
