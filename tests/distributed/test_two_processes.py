@@ -15,7 +15,7 @@ from clipflow.artifacts import checkpoint
 from clipflow.pretrain import stage
 from clipflow.recipes import CATALOGUE
 from fakes import tiny_roberta
-from fakes.launch import CAPTIONS, Launch, make_inputs, torchrun
+from fakes.launch import CAPTIONS, Launch, make_inputs
 from fakes.recipes import architecture
 
 SHARDED = {"sharded": True, "clip_grad_norm": 1.0, "ema_decay": 0.5, "chunk_size": 4}
@@ -49,13 +49,8 @@ def test_two_processes_equal_one(
     inputs = make_inputs(tmp_path)
     params = params_file.parse(params_file.select(values, "pretrain"), "pretrain")
     stage.run(params, **inputs, checkpoint=tmp_path / "1")
-    where = tmp_path / "2", tmp_path / "scratch2"
-    if changes:
-        status, errors = torchrun(2, values, inputs, *where)
-        assert status == 0, errors[-3000:]
-    else:
-        statuses, errors = Launch(2, values, inputs, *where).wait()
-        assert statuses == [0, 0], errors[-3000:]
+    statuses, errors = Launch(2, values, inputs, tmp_path / "2", tmp_path / "scratch2").wait()
+    assert statuses == [0, 0], errors[-3000:]
     assert "on 2 x cpu" in errors
     assert ("sharded" in errors) is bool(changes)
     one, two = (pq.read_table(tmp_path / w / checkpoint.HISTORY).to_pydict() for w in ("1", "2"))

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Collection
 from multiprocessing.process import BaseProcess
@@ -84,18 +83,6 @@ class Launch:
                     process.terminate()
             self.processes[-1].join(0.05)
         return [process.exitcode for process in self.processes], self.log.read_text()
-
-
-def torchrun(
-    world: int, values: dict[str, Any], inputs: dict[str, Path], checkpoint: Path, scratch: Path
-) -> tuple[int, str]:
-    """The same by torchrun: its exit status and standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}",
-         "-m", "clipflow", *_command(values, inputs, checkpoint)],
-        env=os.environ | _env(scratch), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stderr
 
 
 def _env(scratch: Path) -> dict[str, str]:

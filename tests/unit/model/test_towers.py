@@ -204,7 +204,7 @@ def test_unknown_architecture() -> None:
 
 
 def test_no_network_where_a_tower_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         ParamsError, match="'roberta-ViT-B-32' needs files from the Hugging Face hub"
     ):
