@@ -34,6 +34,7 @@ __all__ = [
     "Phase",
     "Recipe",
     "Shortening",
+    "Status",
     "TextPolicy",
     "Tuning",
     "at",
@@ -42,10 +43,13 @@ __all__ = [
 ]
 
 
+Status = Literal["mechanism-verified", "toy-gain", "paper-scale"]
+
+
 class Recipe(Choice):
     """One pre-training method."""
 
-    status: ClassVar[Literal["mechanism-verified", "toy-gain", "paper-scale"]]
+    status: ClassVar[Status]
     """How far it is shown to work: its mechanism, by tests; a gain over a named control with paired seeds
     on the embedded data; a gain at the size of a paper."""
     num_views: ClassVar[int] = 0

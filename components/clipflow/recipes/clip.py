@@ -8,17 +8,19 @@ Source: Radford et al. 2021, *Learning Transferable Visual Models From Natural L
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 from clipflow.model.contrastive import Contrastive
 from clipflow.model.towers import Towers
-from clipflow.recipes import Recipe
+from clipflow.recipes import Recipe, Status
 
 
 class Clip(Recipe):
     """The baseline: rewrites are ignored unless `pretrain.texts` asks for them."""
 
-    status = "mechanism-verified"
+    status: ClassVar[Status] = "mechanism-verified"
 
     def objective(self, towers: Towers) -> nn.Module:
         """InfoNCE between images and texts."""

@@ -21,7 +21,7 @@ from clipflow.recipes import Phase, Shortening, Tuning, clip
 class Clipa(clip.Clip):
     """InfoNCE on fewer tokens; needs a ViT and a causal text tower."""
 
-    status = "mechanism-verified"
+    status = "toy-gain"
 
     image_side: float = Field(gt=0, le=1)
     """Side of the first phase's images as a share of the full one, in whole patches. CLIPA: 0.5 or less."""

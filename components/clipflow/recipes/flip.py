@@ -18,7 +18,7 @@ from clipflow.recipes import Phase, Tuning, clip
 class Flip(clip.Clip):
     """InfoNCE on masked images; needs a ViT."""
 
-    status = "mechanism-verified"
+    status = "toy-gain"
 
     masking: float = Field(ge=0, lt=1)
     """Share of patches that the first phase leaves out. FLIP: 0.5 or 0.75."""
